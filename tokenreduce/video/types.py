@@ -1,0 +1,80 @@
+"""What passes between the decoding child and the rest; imports neither torch nor a decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Seek = Literal["exact", "keyframe"]
+"""exact: the frame on display at each chosen time. keyframe: the key frame at or before it, at a
+fraction of the cost; its own time is the label."""
+
+DecoderName = Literal["auto", "pyav", "decord"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A file that the whitelisted probe accepted.
+
+    seconds        duration on display
+    width, height  in pixels after rotation
+    fps            average, frames a second; 0 where the file does not say
+    frames         as the container declares; 0 where it does not say. It may lie
+    rotation       degrees clockwise that display adds, a multiple of 90
+    first_seconds  presentation time of the first frame on the file's own clock
+    """
+
+    path: str
+    seconds: float
+    width: int
+    height: int
+    fps: float
+    codec: str
+    frames: int
+    rotation: int
+    first_seconds: float
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A decoded frame. pixels: uint8 (S, S, 3), RGB, full range, rotated and resized.
+
+    seconds: its presentation time, 0 at the first frame of the video.
+    """
+
+    seconds: float
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the child may take before it is killed or refuses.
+
+    stall_seconds   without any sign of progress from the child
+    memory_bytes    its address space (RLIMIT_AS)
+    pixels          width x height of a frame
+    """
+
+    stall_seconds: float = 60.0
+    memory_bytes: int = 4 << 30
+    pixels: int = 64_000_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which frames are wanted, how large.
+
+    frames   how many, uniformly in time over [start, stop] seconds, both ends included
+    size     side in pixels of the square they are resized to (PIL bicubic, aspect ignored)
+    start, stop   seconds, 0 at the first frame; stop None is the end of the video
+    """
+
+    frames: int
+    size: int
+    seek: Seek = "exact"
+    decoder: DecoderName = "auto"
+    start: float = 0.0
+    stop: float | None = None
