@@ -12,6 +12,7 @@ Knows nothing about methods, models or videos.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -153,6 +154,18 @@ class Seen:
     visual: Tensor | None = None
     attention: Attention | None = None
     seed: int = 0
+
+    @cached_property
+    def nearest_odd(self) -> tuple[Tensor, Tensor]:
+        """Each even token's most similar odd one: ToMe's bipartite match (arXiv 2210.09461, 3).
+
+        float32 (b, ceil(n / 2)) cosine and int64 index among the odd tokens, the first on a tie;
+        n >= 2. A metric of norm zero is similar to nothing: 0, not NaN.
+        """
+        metric = self.metric.float()
+        unit = metric / metric.norm(dim=-1, keepdim=True).clamp_min(torch.finfo().tiny)
+        strength, index = torch.matmul(unit[:, ::2], unit[:, 1::2].transpose(-1, -2)).max(dim=-1)
+        return strength, index
 
     def need_attention(self) -> tuple[Attention, Tensor]:
         """The attention and the visual positions in it. Raises ValueError where there is none."""

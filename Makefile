@@ -1,0 +1,56 @@
+# The four commands of development, the same on a laptop and in CI; `make help` lists them.
+# TORCH picks the build: `make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"`
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CLIPS := runs/demo-clips
+
+.PHONY: help demo test test-slow test-oldest check fix wheel train-demo figures clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt $(TORCH)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+demo: $(READY) ## environment, a generated clip, and a real answer about it on the CPU
+	$(BIN)/tokenreduce demo make $(CLIPS) --clips 1 --seed 7
+	$(BIN)/tokenreduce ask $(CLIPS)/clip-0000.mp4 "What colour is the star that appears briefly?" --model demo
+
+test: $(READY) ## environment and the whole suite
+	$(BIN)/python -m pytest -q
+
+test-slow: $(READY) ## what takes minutes, too
+	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+test-oldest: $(READY) ## models and engine on the oldest transformers of the range
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target runs/oldest transformers==5.17.0
+	PYTHONPATH=runs/oldest $(BIN)/python -m pytest -q tests/engine tests/models
+
+check: $(READY) ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: $(READY) ## what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(READY) ## build the wheel, install it in a fresh environment, test the installed copy
+	rm -rf dist build runs/wheel
+	$(BIN)/python -m build --wheel
+	$(PYTHON) -m venv runs/wheel
+	runs/wheel/bin/python -m pip install -q -c constraints.txt $(TORCH)
+	runs/wheel/bin/python -m pip install -q -c constraints.txt "$$(echo dist/*.whl)[dev]"
+	TOKENREDUCE_TEST_INSTALLED=1 runs/wheel/bin/pytest -q tests
+
+train-demo: $(READY) ## train the embedded demo model from scratch (about 100 minutes on 2 cores)
+	$(BIN)/python -m training
+
+clean: ## what the other targets made
+	rm -rf build dist runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

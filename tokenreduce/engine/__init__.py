@@ -1,0 +1,1 @@
+"""The language model run with tokens that really leave: prefill, generation."""

@@ -1,0 +1,19 @@
+"""The published methods, one file each; METHODS is the one list of them.
+
+To add one: a file here with a frozen dataclass that has the four functions of `paradigm.Method`,
+and a line below.
+"""
+
+from __future__ import annotations
+
+from tokenreduce.methods.aim_merge import AimMerge
+from tokenreduce.methods.aim_prune import AimPrune
+from tokenreduce.methods.controls import Random, Uniform
+from tokenreduce.paradigm import Method
+
+METHODS: dict[str, type[Method]] = {
+    "aim-merge": AimMerge,
+    "aim-prune": AimPrune,
+    "uniform": Uniform,
+    "random": Random,
+}

@@ -1,0 +1,53 @@
+"""AIM's merging of visual tokens before the LLM, by similarity of their features.
+
+Zhong et al., "AIM: Adaptive Inference of Multi-Modal LLMs via Token Merging and Pruning", ICCV
+2025, arXiv 2412.03248, section 3.2. Official repository: LaVi-Lab/AIM, functions
+bipartite_soft_matching_merge and get_2dPool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tokenreduce.paradigm import Site
+from tokenreduce.steps import halving, mean_into
+from tokenreduce.tokens import Seen, Split, Tokens
+
+
+@dataclass(frozen=True)
+class AimMerge:
+    """Even tokens most similar to an odd one become part of it, in rounds that halve the count.
+
+    weighted: average by token size, as ToMe does. False is AIM: a mean of means.
+
+    Official code: survivors come first, ranked by similarity, then the odd ones. Here raster order
+    always, because newlines, time stamps and causal order depend on it; the set and the values are
+    the same. Official code: ties fall as an unstable sort leaves them; here the lower index is
+    merged first.
+    """
+
+    sites: ClassVar[frozenset[Site]] = frozenset({"frames", "clip"})
+    rounds = staticmethod(halving)
+    weighted: bool = False
+
+    def filter(self, seen: Seen, keep: int) -> Split:
+        strength, _ = seen.nearest_odd
+        drop = strength.argsort(dim=1, descending=True, stable=True)
+        drop = 2 * drop[:, : seen.tokens.count - keep]
+        drop = drop.sort(dim=1).values
+        kept = torch.ones(seen.tokens.size.shape, dtype=torch.bool, device=drop.device)
+        kept.scatter_(1, drop, False)
+        index = torch.arange(kept.shape[1], device=drop.device).expand_as(kept)
+        return Split(index[kept].view(kept.shape[0], keep), drop)
+
+    def correlate(self, seen: Seen, split: Split) -> Tensor:
+        _, partner = seen.nearest_odd
+        target = 2 * partner.gather(1, split.drop // 2) + 1  # its index among all n
+        return (target.unsqueeze(-1) == split.keep.unsqueeze(1)).to(torch.float32)
+
+    def compress(self, seen: Seen, split: Split, affinity: Tensor) -> Tokens:
+        return mean_into(seen, split, affinity, weighted=self.weighted)

@@ -1,0 +1,52 @@
+"""Controls: what any method has to beat at the same number of tokens.
+
+They look at nothing but positions and a seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from tokenreduce.paradigm import Site
+from tokenreduce.steps import nowhere, once, prune
+from tokenreduce.tokens import Seen, Split
+
+_EVERYWHERE: frozenset[Site] = frozenset({"frames", "clip", "llm"})
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Keeps tokens at an even stride, the same places in every row."""
+
+    sites: ClassVar[frozenset[Site]] = _EVERYWHERE
+    rounds = staticmethod(once)
+    correlate = staticmethod(nowhere)
+    compress = staticmethod(prune)
+
+    def filter(self, seen: Seen, keep: int) -> Split:
+        b, n = seen.tokens.size.shape
+        # The middle of each of `keep` equal parts, so that neither end of the row is favoured.
+        middle = [(2 * i + 1) * n // (2 * keep) for i in range(keep)]
+        index = torch.tensor(middle, dtype=torch.int64, device=seen.tokens.place.device)
+        return Split.of_keep(index.expand(b, keep), n)
+
+
+@dataclass(frozen=True)
+class Random:
+    """Keeps tokens drawn without replacement, another draw in each row, from the run's seed."""
+
+    sites: ClassVar[frozenset[Site]] = _EVERYWHERE
+    rounds = staticmethod(once)
+    correlate = staticmethod(nowhere)
+    compress = staticmethod(prune)
+
+    def filter(self, seen: Seen, keep: int) -> Split:
+        b, n = seen.tokens.size.shape
+        # On the CPU, so that every device draws the same; salted by the counts, so that two layers
+        # of one run do not draw alike.
+        generator = torch.Generator().manual_seed(seen.seed * 1_000_003 + n * 1009 + keep)
+        score = torch.rand(b, n, generator=generator).to(seen.tokens.x.device)
+        return Split.of_score(score, keep)
