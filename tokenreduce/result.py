@@ -58,8 +58,9 @@ class Flops:
     vision          tower and projector over all encoded frames
     llm             charged where the reduction acts
     llm_unreduced   the same prompt with every raw visual token in every layer
-    ratio_llm       llm_unreduced / llm
-    ratio_total     (vision + llm_unreduced) / (vision + llm)
+    overhead        what the reduction itself computes: importance scores and merging
+    ratio_llm       llm_unreduced / (llm + overhead)
+    ratio_total     (vision + llm_unreduced) / (vision + llm + overhead)
     """
 
     vision: float
@@ -67,6 +68,7 @@ class Flops:
     llm_unreduced: float
     ratio_llm: float
     ratio_total: float
+    overhead: float = 0.0
 
 
 @dataclass(frozen=True)
