@@ -1,0 +1,1 @@
+"""The presets that are shipped, one TOML file each; read by `tokenreduce.shipped`."""

@@ -1,0 +1,143 @@
+"""What a preset says and how it is read; does not know the command line or any model.
+
+A preset is relative to the model: multiples of its native frame count, shares kept, fractions of
+depth. It names no model, so the same three names mean the same on every one of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+from tokenreduce.budget import NewlineKeep
+from tokenreduce.errors import SettingError
+from tokenreduce.methods import METHODS
+from tokenreduce.paradigm import Method
+from tokenreduce.schedule import SCHEDULES, Schedule
+from tokenreduce.shipped import preset_names, preset_text
+from tokenreduce.strict import Registries, parse, read_file, read_table, unknown
+from tokenreduce.video.types import DecoderName, Seek
+
+__all__ = ["Preset", "Stage", "VideoSettings", "load_preset", "method_label", "preset_names"]
+
+_MOST_FRAMES = 1000
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """Which frames are decoded and how.
+
+    frames  multiple of the model's native frame count, above 0 and at most 1000
+    """
+
+    frames: Fraction
+    seek: Seek = "exact"
+    decoder: DecoderName = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.frames <= _MOST_FRAMES:
+            raise ValueError(
+                f"frames is {self.frames}; it must be a multiple of the model's native frame "
+                f"count, above 0 and at most {_MOST_FRAMES}"
+            )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One method at one site. schedule: how many tokens leave each layer, inside the LLM only."""
+
+    at: Literal["frames", "clip", "llm"]
+    method: Method
+    schedule: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        sites = ", ".join(sorted(self.method.sites))
+        if self.at not in self.method.sites:
+            raise ValueError(
+                f"at is '{self.at}', where {_name(self.method)} cannot act; it acts at: {sites}"
+            )
+        if self.at == "llm" and self.schedule is None:
+            raise ValueError(
+                "key 'schedule' is missing; a stage at 'llm' needs one of: "
+                + ", ".join(sorted(SCHEDULES))
+            )
+        if self.at != "llm" and self.schedule is not None:
+            raise ValueError(
+                f"a schedule only counts at 'llm'; at '{self.at}' the preset's keep decides"
+            )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a video is read, reduced and pruned.
+
+    keep      share of the raw visual tokens, newlines included, that enter the first LLM layer;
+              above 0, at most 1
+    newlines  which newline embeddings survive a reduction
+    stage     at most one before the LLM, exactly one where keep < 1; any number inside it
+    """
+
+    name: str
+    summary: str
+    video: VideoSettings
+    keep: Fraction
+    newlines: NewlineKeep = "share"
+    stage: tuple[Stage, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"keep is {self.keep}; it must be a share kept, above 0 and at most 1")
+        before = sum(stage.at != "llm" for stage in self.stage)
+        if before > 1:
+            raise ValueError(f"{before} stages act before the LLM; there can be one")
+        if self.keep < 1 and before == 0:
+            raise ValueError(
+                f"keep is {self.keep}, but no stage reduces before the LLM; add a [[stage]] with "
+                "at = 'frames', or keep = 1"
+            )
+
+    @property
+    def before_llm(self) -> Stage | None:
+        """The stage that brings the tokens to the budget, if there is one."""
+        return next((stage for stage in self.stage if stage.at != "llm"), None)
+
+    @property
+    def in_llm(self) -> tuple[Stage, ...]:
+        """The stages that prune between the layers of the LLM."""
+        return tuple(stage for stage in self.stage if stage.at == "llm")
+
+
+def load_preset(name_or_path: str) -> Preset:
+    """A shipped preset by name, or one's own by a path that ends in .toml.
+
+    A preset of one's own is named by its file, suffix included, so that no result can take it for
+    a shipped one. Raises SettingError for an unknown name, an unreadable file, and any key, type
+    or value that cannot be.
+    """
+    if name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        return read_preset(read_file(path), path.name, str(path))
+    if name_or_path not in preset_names():
+        raise SettingError(
+            f"{unknown('preset', name_or_path, preset_names())}, or a path ending in .toml"
+        )
+    return read_preset(preset_text(name_or_path), name_or_path, f"{name_or_path}.toml")
+
+
+def read_preset(text: str, name: str, source: str) -> Preset:
+    """The preset in a TOML text. source: the file that mistakes are reported in."""
+    named: Registries = {Method: METHODS, Schedule: SCHEDULES}
+    read: Preset = read_table(Preset, parse(text, source), source, named, {"name": name})
+    return read
+
+
+def method_label(preset: Preset) -> str:
+    """The preset's methods in the order they act, such as "aim-merge + aim-prune", or "none"."""
+    return " + ".join(_name(stage.method) for stage in preset.stage) or "none"
+
+
+def _name(method: Method) -> str:
+    """The name of a method in METHODS; of one made in Python elsewhere, its class's name."""
+    return next((n for n, kind in METHODS.items() if kind is type(method)), type(method).__name__)
