@@ -1,0 +1,68 @@
+"""Peaks of memory against allocations of a known size."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tokenreduce import memory
+
+CPU = torch.device("cpu")
+MIB = 1 << 20
+
+
+def test_the_host_peak_counts_what_was_touched_and_outlives_it() -> None:
+    """Where the peak can start again it does, else the block must exceed the peak so far."""
+    fresh = memory.reset_host_peak()
+    before = memory.host_peak_bytes()
+    block = torch.ones((64 * MIB if fresh else before + 64 * MIB) // 4)
+    peak = memory.host_peak_bytes()
+    assert peak - before >= 60 * MIB
+    del block
+    # The kernel counts per core and adds up now and then, so the last pages may be missing.
+    assert memory.host_peak_bytes() >= peak - 4 * MIB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is resident now")
+def test_what_is_resident_now_is_at_most_the_peak() -> None:
+    now = memory.host_bytes()
+    assert now is not None
+    assert 0 < now <= memory.host_peak_bytes()
+
+
+def test_without_linux_s_account_the_kernel_s_own_peak_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    exact = memory.host_peak_bytes()
+    monkeypatch.setattr(memory, "_STATUS", tmp_path / "absent")
+    monkeypatch.setattr(memory, "_CLEAR", tmp_path / "absent" / "too")
+    assert memory.host_bytes() is None
+    assert not memory.reset_host_peak()
+    # Never reset, so at least the exact mark; units off by 1024 would show.
+    assert exact * 0.9 <= memory.host_peak_bytes() <= 64 << 30
+
+
+def test_a_cpu_has_no_device_peak() -> None:
+    memory.reset_device_peak(CPU)
+    memory.synchronise(CPU)
+    assert memory.device_peak_bytes(CPU) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_device_peak_counts_a_tensor_and_can_start_again() -> None:
+    device = torch.device("cuda")
+    memory.reset_device_peak(device)
+    before = memory.device_peak_bytes(device)
+    block = torch.ones(64 * MIB, dtype=torch.uint8, device=device)
+    memory.synchronise(device)
+    peak = memory.device_peak_bytes(device)
+    assert before is not None
+    assert peak is not None
+    assert peak - before >= 64 * MIB
+    del block
+    memory.reset_device_peak(device)
+    after = memory.device_peak_bytes(device)
+    assert after is not None
+    assert after < peak

@@ -1,0 +1,72 @@
+"""Peak memory of this process and of its device; knows nothing of what used it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def host_peak_bytes() -> int:
+    """Largest resident set of this process so far; 0 on a system that does not tell.
+
+    Linux is asked for the high-water mark of this very program: what getrusage calls the peak
+    starts at that of the process that launched it. macOS counts in bytes, other systems in KiB.
+    """
+    marked = _status_bytes("VmHWM")
+    if marked is not None:
+        return marked
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def host_bytes() -> int | None:
+    """Resident set of this process now, or None where only its peak can be known."""
+    return _status_bytes("VmRSS")
+
+
+def reset_host_peak() -> bool:
+    """Starts the peak again from what is resident now. False where the system does not allow it."""
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def device_peak_bytes(device: torch.device) -> int | None:
+    """Most bytes of tensors on a CUDA `device` since the last reset; None on any other."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def reset_device_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits for the device, so that a clock read afterwards counts its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _status_bytes(name: str) -> int | None:
+    """One line of Linux's account of this process, which is in KiB."""
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return None
