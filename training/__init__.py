@@ -1,0 +1,1 @@
+"""Trains the embedded demo model from scratch; `python -m training` runs every step in order."""
