@@ -33,7 +33,8 @@ _LAUNCHER = """
 import json, os, sys, time
 report, command = int(sys.argv[1]), sys.argv[2:]
 started = time.monotonic()
-pid = os.posix_spawnp(command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_CLOSE, report)])
+closed = [(os.POSIX_SPAWN_CLOSE, report)]
+pid = os.posix_spawnp(command[0], command, os.environ, file_actions=closed)
 _, status, used = os.wait4(pid, 0)
 facts = {"wall_seconds": time.monotonic() - started,
          "cpu_seconds": used.ru_utime + used.ru_stime,
@@ -203,7 +204,10 @@ def _cpu_model() -> str:
 
 
 def write(name: str, result: Any, arguments: Mapping[str, Any] | None = None) -> Path:
-    """`result` (JSON-able, dataclasses included) with machine, commit, date and `arguments`, to results/`name`.json."""
+    """Writes results/`name`.json: `result` with machine, commit, date and `arguments`.
+
+    result: what json can hold, dataclasses included.
+    """
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     record = {
