@@ -8,6 +8,7 @@ that any budget is met exactly whatever the merging does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 Newline = Literal["grid", "frame", "one_token", "no_token"]
@@ -89,7 +90,7 @@ def allot(layout: Layout, budget: int, rule: NewlineKeep = "share") -> Allotment
     total -= trailing
     if total < layout.frames:
         runs = _cuts(layout.frames, total)
-        shares = tuple(Share(a, b, 1, 0) for a, b in zip(runs, runs[1:], strict=False))
+        shares = tuple(Share(a, b, 1, 0) for a, b in pairwise(runs))
     else:
         cuts = _cuts(total, layout.frames)
         shares = tuple(
