@@ -3,73 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling
 from tokenreduce.models.spec import ModelSpec
-from tokenreduce.paradigm import Method
-from tokenreduce.result import FinishReason
-from tokenreduce.schedule import Schedule
 from tokenreduce.tokens import Tokens
 
-
-@dataclass(frozen=True)
-class Prune:
-    """One reduction inside the LLM: a method that acts at the site "llm", and when how many."""
-
-    method: Method
-    schedule: Schedule
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A sequence for the LLM with its visual tokens in place.
-
-    embeds  (1, l, d)  in the model's dtype on its device
-    visual  (n,) int64, ascending positions of the visual tokens (newlines included) among the l;
-            several chunks are allowed
-    tokens  the visual tokens as they were reduced, of one row, for methods inside the LLM that
-            look at their places
-    """
-
-    embeds: Tensor
-    visual: Tensor
-    tokens: Tokens
-
-    @property
-    def text_count(self) -> int:
-        return self.embeds.shape[1] - self.visual.shape[0]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the answer is drawn. temperature 0 is greedy."""
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What came out and what it took.
-
-    per_layer        visual tokens each layer attended to in the prefill
-    prefill_seconds  from the call until the first logits
-    seconds          after that, until the last token
-    kv_cache_bytes   of the cache right after the prefill
-    """
-
-    text: str
-    finish_reason: FinishReason
-    tokens: int
-    per_layer: tuple[int, ...]
-    prefill_seconds: float
-    seconds: float
-    kv_cache_bytes: int
+__all__ = ["Generation", "Prompt", "Prune", "Sampling", "VideoModel"]
 
 
 class VideoModel(Protocol):

@@ -1,0 +1,137 @@
+"""A prompt in, an answer out piece by piece, with what it took; knows no family of models.
+
+Decoding is transformers' own `generate`; only the prompt is read by this project's prefill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from time import perf_counter
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from tokenreduce.engine.prefill import cache_bytes
+from tokenreduce.engine.stream import TextStream
+from tokenreduce.engine.types import Generation, Plan, Prefilled, Prompt, Prune, Sampling
+
+Decode = Callable[[list[int]], str]
+"""Token ids to text, special tokens left out and no spaces tidied, so that the text of ids is the
+text of their parts."""
+
+
+def generate(
+    model: Any,
+    decode: Decode,
+    prompt: Prompt,
+    prunes: Sequence[Prune],
+    sampling: Sampling,
+    eos_ids: Sequence[int],
+    on_text: Callable[[str], None],
+    on_prefill: Callable[[float], None],
+) -> Generation:
+    """Answers `prompt` with a hosted model that `host.prepare` has seen.
+
+    eos_ids end the answer and are no part of its text; none given, the model's own count.
+    on_prefill(seconds) is called once the first logits exist, on_text with each piece of text;
+    what they raise, a KeyboardInterrupt above all, stops the generation and propagates.
+    torch's random state is afterwards what it was before.
+    """
+    device = prompt.embeds.device
+    stream = TextStream(decode, eos_ids, on_text)
+    clock = _Clock(device, on_prefill)
+    plan = Plan(prompt, tuple(prunes), sampling.seed, clock.prefilled)
+    with torch.no_grad(), _seeded(device, sampling.seed):
+        ids = model.generate(
+            inputs_embeds=prompt.embeds,
+            attention_mask=torch.ones(prompt.embeds.shape[:2], dtype=torch.long, device=device),
+            plan=plan,
+            streamer=stream,
+            generation_config=_config(sampling, eos_ids),
+        )
+    seconds = clock.since_prefill()
+    tokens = ids[0].tolist()
+    stopped = len(tokens) < sampling.max_new_tokens or tokens[-1] in eos_ids
+    return Generation(
+        text=stream.text,
+        finish_reason="stop" if stopped else "length",
+        tokens=len(tokens),
+        per_layer=clock.per_layer,
+        prefill_seconds=clock.prefill_seconds,
+        seconds=seconds,
+        kv_cache_bytes=clock.kv_cache_bytes,
+    )
+
+
+class _Clock:
+    """Splits the time of one generation at its first logits, the device's work included."""
+
+    def __init__(self, device: torch.device, on_prefill: Callable[[float], None]) -> None:
+        self._device = device
+        self._on_prefill = on_prefill
+        self.per_layer: tuple[int, ...] = ()
+        self.prefill_seconds = 0.0
+        self.kv_cache_bytes = 0
+        _synchronize(device)
+        self._begun = self._read = perf_counter()
+
+    def prefilled(self, read: Prefilled) -> None:
+        _synchronize(self._device)
+        self._read = perf_counter()
+        self.prefill_seconds = self._read - self._begun
+        self.per_layer = read.per_layer
+        self.kv_cache_bytes = cache_bytes(read.cache)
+        self._on_prefill(self.prefill_seconds)
+
+    def since_prefill(self) -> float:
+        _synchronize(self._device)
+        return perf_counter() - self._read
+
+
+def _config(sampling: Sampling, eos_ids: Sequence[int]) -> GenerationConfig:
+    """Greedy, or the whole distribution: nothing a checkpoint's own settings would add."""
+    drawn: dict[str, Any] = {"do_sample": False}
+    if sampling.temperature > 0:
+        drawn = {
+            "do_sample": True,
+            "temperature": sampling.temperature,
+            "top_k": 0,
+            "top_p": 1.0,
+        }
+    ending = {"eos_token_id": list(eos_ids), "pad_token_id": eos_ids[0]} if eos_ids else {}
+    return GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        repetition_penalty=1.0,
+        num_beams=1,
+        **drawn,
+        **ending,
+    )
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Draws on `device` follow from `seed`; afterwards its random state is what it was."""
+    if device.type == "cpu":
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(before)
+        return
+    here = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    source = torch.get_device_module(device)
+    with here:
+        before = source.get_rng_state()
+        source.manual_seed(seed)
+        try:
+            yield
+        finally:
+            source.set_rng_state(before)

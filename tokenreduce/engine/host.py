@@ -1,0 +1,126 @@
+"""transformers' model classes with one more argument; the one place where they are subclassed.
+
+A hosted model that is called with a plan and an empty cache reads the prompt by this project's
+prefill, in which tokens leave. Everything else (loading, decoding, sampling, stopping, streaming)
+is stock: `generate(inputs_embeds=prompt.embeds, plan=plan)`. Knows nothing about checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    LlamaForCausalLM,
+    LlavaForConditionalGeneration,
+    LlavaOnevisionForConditionalGeneration,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from tokenreduce.engine import prefill
+from tokenreduce.engine.attention import make_observable
+from tokenreduce.engine.types import Plan, Prefilled
+from tokenreduce.errors import SettingError
+
+
+class Host:
+    """To stand before a `...ForCausalLM` or `...ForConditionalGeneration` among a class's bases.
+
+    `forward` names the arguments that `generate` looks for in a signature before it passes them.
+    """
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: DynamicCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        plan: Plan | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As the stock forward. With a plan: only its prompt, then one token at a time.
+
+        Raises SettingError for several sequences at once (a batch, beams, several answers) or
+        several tokens at once (assisted decoding): layers hold different tokens, so neither
+        can share one mask.
+        """
+        if plan is not None:
+            given = inputs_embeds if inputs_embeds is not None else input_ids
+            _check(plan, given, past_key_values)
+            if past_key_values is not None and past_key_values.get_seq_length() == 0:
+                read = read_prompt(self, plan, past_key_values)
+                plan.done(read)
+                return CausalLMOutputWithPast(logits=read.logits, past_key_values=read.cache)
+            attention_mask = None  # nothing is padded; a mask of layer 0's length fits no other
+        stock = super().forward  # type: ignore[misc]  # of the class after this one
+        return stock(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+
+
+class HostedQwen2(Host, Qwen2ForCausalLM):
+    """A plain language model."""
+
+
+class HostedLlama(Host, LlamaForCausalLM):
+    """A plain language model."""
+
+
+class HostedLlavaOnevision(Host, LlavaOnevisionForConditionalGeneration):
+    """SigLIP, projector and Qwen2; also holds LLaVA-Video's weights."""
+
+
+class HostedLlava(Host, LlavaForConditionalGeneration):
+    """CLIP, projector and Llama or Vicuna."""
+
+
+def stack_of(model: Any) -> prefill.Stack:
+    """The decoder layers of a language model, or of the one inside a multi-modal model."""
+    stack: prefill.Stack = model.get_decoder()
+    return stack
+
+
+def prepare(model: PreTrainedModel) -> None:
+    """To be called once after loading. Raises ModelError if the engine cannot run the model."""
+    make_observable(model.get_decoder())
+
+
+def read_prompt(model: Any, plan: Plan, cache: DynamicCache) -> Prefilled:
+    """Runs all layers of the model over plan.prompt, fills `cache`; the last position's logits."""
+    stack = stack_of(model)
+    begun = prefill.start(plan.prompt)
+    state = prefill.run(stack, begun, cache, plan.prunes, seed=plan.seed)
+    logits = model.lm_head(stack.norm(state.hidden[:, -1:]))
+    return Prefilled(logits, cache, state.per_layer)
+
+
+def _check(plan: Plan, given: Tensor | None, cache: DynamicCache | None) -> None:
+    """Refuses what the ragged cache cannot serve, before anything is computed."""
+    if given is None or not isinstance(cache, DynamicCache):
+        raise SettingError(
+            f"a plan needs inputs_embeds and a DynamicCache, not a {type(cache).__name__}: leave "
+            "cache_implementation and use_cache as they are"
+        )
+    if given.shape[0] != 1:
+        raise SettingError(
+            f"{given.shape[0]} sequences at once (a batch, num_beams or num_return_sequences): "
+            "tokens are removed from one prompt at a time; ask once for each"
+        )
+    if cache.get_seq_length() > 0 and given.shape[1] != 1:
+        raise SettingError(
+            f"{given.shape[1]} tokens at once after the prompt: the layers hold different tokens, "
+            "so decode one at a time (no assistant model)"
+        )
