@@ -104,32 +104,20 @@ class Viewed:
 
 def view(decoder: Decoder, model: VideoModel, probe: Probe, plan: Plan, clock: Clock) -> Viewed:
     """Decodes, encodes and reduces one video. Raises InputError if no frame can be decoded."""
-    spec = model.spec
-    features, seconds = encode(decoder, model, probe, plan, clock)
-    layout = spec.layout(len(seconds))
-    budget = plan.budget_for(layout)
-    with clock.part("reduce"):
-        reducer = Reducer(
-            spec.layout(1),
-            budget,
-            plan.merge,
-            model.newline(),
-            plan.newlines,
-            plan.sampling.seed,
-        )
-        for chunk in features:
-            reducer.add(chunk)
-        visual = reducer.finish()
-    return Viewed(probe, visual, seconds, budget, layout.available)
+    return merge(model, encode(decoder, model, probe, plan, clock), plan, clock)
 
 
-def encode(
-    decoder: Decoder, model: VideoModel, probe: Probe, plan: Plan, clock: Clock
-) -> tuple[list[Tensor], tuple[float, ...]]:
-    """Features of the planned frames, in chunks of (f, rows * columns, d), and the frames' times.
+@dataclass(frozen=True)
+class Encoded:
+    """Features of a video's frames, in chunks of (f, rows * columns, d), and the frames' times."""
 
-    Decoding goes on in its child while a chunk is being encoded.
-    """
+    probe: Probe
+    features: tuple[Tensor, ...]
+    frame_seconds: tuple[float, ...]
+
+
+def encode(decoder: Decoder, model: VideoModel, probe: Probe, plan: Plan, clock: Clock) -> Encoded:
+    """The planned frames through the vision tower; the child decodes on meanwhile."""
     request = Request(plan.frames, model.spec.vision.image_size, plan.seek, plan.decoder)
     source = decoder.frames(probe.path, request, probe)
     chunks: list[Tensor] = []
@@ -151,7 +139,27 @@ def encode(
     clock.end("encode")
     if len(seconds) < plan.frames:
         clock.warn(f"{len(seconds)} frames decoded of {plan.frames} asked for")
-    return chunks, tuple(seconds)
+    return Encoded(probe, tuple(chunks), tuple(seconds))
+
+
+def merge(model: VideoModel, encoded: Encoded, plan: Plan, clock: Clock) -> Viewed:
+    """The features reduced to the plan's budget, before the LLM."""
+    layout = model.spec.layout(len(encoded.frame_seconds))
+    budget = plan.budget_for(layout)
+    with clock.part("reduce"):
+        reducer = Reducer(
+            model.spec.layout(1),
+            budget,
+            plan.merge,
+            model.newline(),
+            plan.newlines,
+            plan.sampling.seed,
+        )
+        for chunk in encoded.features:
+            reducer.add(chunk)
+        visual = reducer.finish()
+        memory.synchronise(model.device)
+    return Viewed(encoded.probe, visual, encoded.frame_seconds, budget, layout.available)
 
 
 def encoder_batch(device: torch.device) -> int:

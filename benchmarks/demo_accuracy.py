@@ -1,0 +1,244 @@
+"""Accuracy of the embedded demo model on held-out clips, through the real pipeline.
+
+    python -m benchmarks.demo_accuracy [--clips 110] [--jobs 2] [--only SUBSTRING]
+
+Files are generated, decoded, encoded once per frame count, then reduced and asked in many ways.
+Resumable: every clip's rows are written as they come to runs/accuracy. The result holds each
+configuration's accuracy with a standard error over clips, and the checks that docs/demo-model.md
+quotes. Knows the pipeline's steps; measures no time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from benchmarks import record
+
+SEED = 90_210  # of the clip sets; training draws from other keys
+FULL = Fraction(1)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way of asking. budget: tokens, else `keep` of the raw count. at_llm: the method inside
+    the LLM and its schedule, as (method, schedule name, numbers)."""
+
+    name: str
+    frames: int
+    method: str | None = None
+    keep: Fraction = FULL
+    budget: int | None = None
+    at_llm: tuple[str, str, tuple[Fraction, ...]] | None = None
+    newlines: str = "share"
+    crf: int = 23
+    time_text: bool = True
+    needles_only: bool = False
+
+
+RAMP = ("ramp", (Fraction(1, 2), Fraction(11, 14)))
+# Where attention has found the evidence and has not yet read it: a quarter of the depth.
+EARLY = ("once", (Fraction(1, 4), Fraction(1, 8)))
+
+
+def settings() -> Iterator[Setting]:
+    """All that is measured; names are the keys of the result."""
+    for frames in (8, 16, 32, 64):
+        yield Setting(f"full-{frames}", frames)
+    yield Setting("full-16-no-time", 16, time_text=False)
+    for keep in (Fraction(1, 2), Fraction(1, 4), Fraction(1, 9), Fraction(1, 18)):
+        for method in ("aim-merge", "random", "uniform"):
+            yield Setting(f"{method}-{float(keep):.3f}-16", 16, method, keep)
+    quarter = Fraction(1, 4)
+    for prune in ("aim-prune", "random"):
+        name = f"merge-0.250-16-{prune}"
+        yield Setting(f"{name}-ramp", 16, "aim-merge", quarter, at_llm=(prune, *RAMP))
+        yield Setting(f"{name}-early", 16, "aim-merge", quarter, at_llm=(prune, *EARLY))
+        yield Setting(f"full-16-{prune}-early", 16, at_llm=(prune, *EARLY))
+    for frames in (16, 32, 64):
+        yield Setting(f"budget-336-of-{frames}", frames, "aim-merge", budget=336)
+    for newlines in ("frame", "none"):
+        for keep in (quarter, Fraction(1, 9)):
+            yield Setting(
+                f"newlines-{newlines}-{float(keep):.3f}", 16, "aim-merge", keep, newlines=newlines
+            )
+    for crf in (0, 30):
+        yield Setting(f"crf-{crf}-16", 16, crf=crf)
+    for layer in range(1, 12):
+        yield Setting(
+            f"drop-all-from-{layer:02d}",
+            16,
+            at_llm=("uniform", "once", (Fraction(layer - 1, 12), Fraction(0))),
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=110)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", default="", help="settings whose name contains this")
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--work", type=Path, default=Path("runs/accuracy"))
+    parser.add_argument("--name", default="demo_accuracy")
+    options = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=work, args=(job, options.jobs, options))
+        for job in range(options.jobs)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise SystemExit("a worker failed; what it had finished is kept")
+    found = summary(options)
+    path = record.write(options.name, found)
+    print(path)
+
+
+def work(job: int, jobs: int, options: argparse.Namespace) -> None:
+    """Every jobs-th clip, all settings; rows appended clip by clip."""
+    import torch
+
+    from tokenreduce.models.load import load
+    from tokenreduce.video.decoder import Decoder
+
+    torch.set_num_threads(1)
+    model = load(options.model, device="cpu")
+    chosen = [s for s in settings() if options.only in s.name]
+    options.work.mkdir(parents=True, exist_ok=True)
+    done = {(row["setting"], row["index"]) for row in rows(options.work)}
+    out = options.work / f"rows-{os.getpid()}.jsonl"
+    with Decoder() as decoder, out.open("a") as file:
+        for index in range(job, options.clips, jobs):
+            left = [s for s in chosen if (s.name, index) not in done]
+            for line in ask(decoder, model, index, left, options.work):
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+
+
+def ask(
+    decoder: Any, model: Any, index: int, left: list[Setting], folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Answers of one clip, setting by setting, features shared per frame count and quality."""
+    from tokenreduce import pipeline
+    from tokenreduce.clock import Clock
+    from tokenreduce.demo import clips, questions
+    from tokenreduce.demo.score import matches
+    from tokenreduce.plan import Overrides, settle
+
+    encoded: dict[tuple[int, int], pipeline.Encoded] = {}
+    scene, rate, asked = clips.draw(SEED, index)
+    for setting in left:
+        over = Overrides(budget=setting.budget, frames=setting.frames, time_text=setting.time_text)
+        plan = settle(preset(setting), model.spec, over, sampling())
+        key = (setting.frames, setting.crf)
+        if key not in encoded:
+            path = folder / f"clip-{index:03d}-{setting.crf}.mp4"
+            if not path.exists():
+                clips.write(path, scene, rate, crf=setting.crf)
+            probe = decoder.probe(path)
+            encoded[key] = pipeline.encode(decoder, model, probe, plan, Clock())
+        clock = Clock()
+        viewed = pipeline.merge(model, encoded[key], plan, clock)
+        answers = []
+        for question in asked:
+            if setting.needles_only and question.kind not in questions.NEEDLES:
+                continue
+            given = pipeline.reply(model, viewed, question.text, plan, clock)
+            answers.append(
+                {
+                    "kind": question.kind,
+                    "correct": matches(given.answer, question.answer),
+                    "answerable": questions.answerable(scene, question, viewed.frame_seconds),
+                }
+            )
+        mean = sum(given.tokens.per_layer) / len(given.tokens.per_layer) if answers else 0
+        yield {
+            "setting": setting.name,
+            "index": index,
+            "tokens": viewed.visual.count,
+            "mean_tokens": mean,
+            "answers": answers,
+        }
+    for path in folder.glob(f"clip-{index:03d}-*.mp4"):
+        path.unlink()
+
+
+def sampling() -> Any:
+    from tokenreduce.models.base import Sampling
+
+    return Sampling(max_new_tokens=8)
+
+
+def preset(setting: Setting) -> Any:
+    from tokenreduce.methods import METHODS
+    from tokenreduce.preset import Preset, Stage, VideoSettings
+    from tokenreduce.schedule import SCHEDULES
+
+    stages = []
+    if setting.method is not None:
+        stages.append(Stage("frames", METHODS[setting.method]()))
+    if setting.at_llm is not None:
+        name, schedule, numbers = setting.at_llm
+        stages.append(Stage("llm", METHODS[name](), SCHEDULES[schedule](*numbers)))
+    return Preset(
+        name=setting.name,
+        summary="a setting of benchmarks/demo_accuracy.py",
+        video=VideoSettings(FULL),
+        keep=setting.keep,
+        newlines=setting.newlines,  # type: ignore[arg-type]  # one of NewlineKeep, from above
+        stage=tuple(stages),
+    )
+
+
+def rows(folder: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob("rows-*.jsonl")):
+        for line in path.read_text().splitlines():
+            yield json.loads(line)
+
+
+def summary(options: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy of each setting over all clips asked for: everywhere, answerable, needles."""
+    from tokenreduce.demo import questions
+    from tokenreduce.demo.score import Row, share
+
+    by_setting: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows(options.work):
+        if row["index"] < options.clips:
+            by_setting.setdefault(row["setting"], {})[row["index"]] = row
+    found = {}
+    for setting in settings():
+        clips = by_setting.get(setting.name, {})
+        if len(clips) < options.clips:
+            continue  # no figure from fewer clips than it says
+        flat = [
+            Row(str(i), a["kind"], "", "", "", a["correct"], a["answerable"])
+            for i, row in sorted(clips.items())
+            for a in row["answers"]
+        ]
+        found[setting.name] = {
+            "frames": setting.frames,
+            "tokens": sum(r["tokens"] for r in clips.values()) / len(clips),
+            "mean_tokens_per_layer": sum(r["mean_tokens"] for r in clips.values()) / len(clips),
+            "all": asdict(share(tuple(flat))),
+            "answerable": asdict(share(tuple(r for r in flat if r.answerable))),
+            "needles": asdict(share(tuple(r for r in flat if r.kind in questions.NEEDLES))),
+            "by_kind": {
+                kind: asdict(share(tuple(r for r in flat if r.kind == kind)))
+                for kind in questions.KINDS
+            },
+        }
+    return {"clips": options.clips, "seed": SEED, "settings": found}
+
+
+if __name__ == "__main__":
+    main()
