@@ -1,0 +1,135 @@
+"""The text around a video: LLaVA-Video's own prompt, and its tokens.
+
+The form is that of training, lmms-eval and the official demo (LLaVA-VL/LLaVA-NeXT, conversation
+"qwen_1_5"): ChatML, and a user message of `<image>`, the time instruction and the question, each
+on its own line. Knows nothing about pixels or features.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
+
+from tokenreduce.errors import ModelError
+
+IMAGE = "<image>"
+START, END = "<|im_start|>", "<|im_end|>"
+_SYSTEM = "You are a helpful assistant."
+_BEFORE = f"{START}system\n{_SYSTEM}{END}\n{START}user\n"
+_AFTER = f"{END}\n{START}assistant\n"
+
+
+def time_text(duration_seconds: float, frame_seconds: Sequence[float]) -> str:
+    """LLaVA-Video's time instruction: the video's length and when each sampled frame is shown.
+
+    >>> time_text(4, [0, 2])[62:]
+    'se frames are located at 0.00s,2.00s.Please answer the following questions related to this \
+video.'
+    """
+    stamps = ",".join(f"{seconds:.2f}s" for seconds in frame_seconds)
+    return (
+        f"The video lasts for {duration_seconds:.2f} seconds, and {len(frame_seconds)} frames are "
+        f"uniformly sampled from it. These frames are located at {stamps}."
+        "Please answer the following questions related to this video."
+    )
+
+
+def message(question: str, time: str | None) -> str:
+    """What the user says, after `<image>`: always begins with the line break that follows it."""
+    return f"\n{question}" if time is None else f"\n{time}\n{question}"
+
+
+def prompt_text(question: str, time: str | None) -> str:
+    """The whole prompt as text, for people and for tests; the tokens come from `Chat`."""
+    return f"{_BEFORE}{IMAGE}{message(question, time)}{_AFTER}"
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Turns questions into tokens. What a user writes can never become a special token.
+
+    tokenizer: of the checkpoint, in which START and END are one token each.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __post_init__(self) -> None:
+        for token in (START, END):
+            if len(self._template(token)) != 1:
+                raise ModelError(
+                    f"{self.tokenizer.name_or_path}: its tokenizer has no token {token}; "
+                    "the tokenizer files do not belong to a Qwen chat model"
+                )
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Tokens that end an answer: the end of a turn, and of a text where that is another."""
+        eos = self.tokenizer.eos_token_id
+        return tuple(dict.fromkeys([*self._template(END), *([] if eos is None else [eos])]))
+
+    def text_of(self, ids: list[int]) -> str:
+        """The text of generated ids, special tokens left out and nothing tidied."""
+        text = self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text)
+
+    def pieces(self, question: str, time: str | None) -> tuple[list[int], list[int]]:
+        """Token ids before and after the visual tokens, as upstream makes them: the text is split
+        at `<image>`, the pieces are tokenized apart, and a BOS, if any, is kept once."""
+        before = self._bos + self._template(_BEFORE)
+        return before, self.plain(message(question, time)) + self._template(_AFTER)
+
+    def plain(self, text: str) -> list[int]:
+        """Token ids of `text` as nothing but text: special tokens written out in it are cut up.
+
+        Equal to ordinary tokenization wherever the text names no added token.
+        """
+        found = self._added.search(text)
+        if found is None:
+            return self._ids(text, as_text=True)
+        # Cut behind the first character: neither side spells the token any more.
+        cut = found.start() + 1
+        return self._ids(text[:cut], as_text=True) + self.plain(text[cut:])
+
+    def is_word(self, word: str) -> bool:
+        """Whether `word` is one token, at the start of a text or after a space."""
+        return len(self.plain(word)) == 1 or len(self.plain(f" {word}")) == 1
+
+    def _template(self, text: str) -> list[int]:
+        return self._ids(text, as_text=False)
+
+    def _ids(self, text: str, *, as_text: bool) -> list[int]:
+        ids: list[int] = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=as_text
+        )["input_ids"]
+        return ids
+
+    @cached_property
+    def _added(self) -> re.Pattern[str]:
+        """Any added token, special or not, longest first; nothing where there are none."""
+        names = {str(token) for token in self.tokenizer.added_tokens_decoder.values()}
+        names |= {IMAGE, START, END}
+        longest_first = sorted(names, key=lambda name: (-len(name), name))
+        return re.compile("|".join(re.escape(name) for name in longest_first if len(name) > 1))
+
+    @cached_property
+    def _bos(self) -> list[int]:
+        bos = self.tokenizer.bos_token_id
+        return [bos] if bos is not None and self.tokenizer("a")["input_ids"][0] == bos else []
+
+
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+
+
+def unknown_words(chat: Chat, question: str) -> tuple[str, ...]:
+    """Words of the question, each once and in order, that the tokenizer has no token for.
+
+    Says something only of a tokenizer whose tokens are the words of a small language.
+    """
+    words = dict.fromkeys(_WORD.findall(question))
+    return tuple(word for word in words if not chat.is_word(word))

@@ -1,0 +1,210 @@
+"""LLaVA-Video (arXiv 2410.02713) and LLaVA-OneVision (arXiv 2408.03326) with Qwen2.
+
+SigLIP, a two-layer MLP, 2 x 2 pooling, Qwen2. transformers' LlavaOnevision class holds the
+weights; its own video path, processor and chat template are those of OneVision and are not used.
+Knows nothing about videos, budgets or reductions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlavaOnevisionConfig
+
+from tokenreduce.engine.generate import generate
+from tokenreduce.engine.host import HostedLlavaOnevision, prepare
+from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling
+from tokenreduce.errors import ModelError
+from tokenreduce.models import chat
+from tokenreduce.models.chat import Chat
+from tokenreduce.models.llava_config import Config, format_of, text_section, vision_section
+from tokenreduce.models.placement import Placement
+from tokenreduce.models.quantize import Quantize, verify
+from tokenreduce.models.spec import ModelSpec
+from tokenreduce.models.tokenizer import load_tokenizer
+from tokenreduce.models.weights import Names, load_weights
+from tokenreduce.tokens import Tokens
+
+_ORIGINAL = (
+    (r"^model\.vision_tower\.vision_tower\.vision_model\.", "model.vision_tower."),
+    (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),
+    (r"^model\.mm_projector\.2\.", "model.multi_modal_projector.linear_2."),
+    (r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
+)
+# Written by transformers 4 (which the hub's files are) and by transformers 5.
+_TRANSFORMERS = (
+    (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^language_model\.model\.", "model.language_model."),
+    (r"^vision_tower\.vision_model\.", "model.vision_tower."),
+    (r"^multi_modal_projector\.", "model.multi_modal_projector."),
+    (r"^image_newline$", "model.image_newline"),
+    (r"^model\.vision_tower\.vision_model\.", "model.vision_tower."),
+)
+
+
+def names_of(spec: ModelSpec, config: Config) -> Names:
+    """How the layout of `config` names its tensors, and which of them the model does not use."""
+    deleted = rf"model\.vision_tower\.encoder\.layers\.{spec.vision.layers}\."
+    return Names(
+        renames=_ORIGINAL if format_of(config) == "original" else _TRANSFORMERS,
+        # The last layer and the head of the published tower: upstream deletes both.
+        spare=(deleted, r"model\.vision_tower\.head\."),
+        # Features are taken before the last norm.
+        optional=(
+            r"model\.vision_tower\.post_layernorm\.",
+            *((r"model\.image_newline$",) if spec.newline == "no_token" else ()),
+        ),
+    )
+
+
+def host_config(name: str, config: Config) -> LlavaOnevisionConfig:
+    """The configuration of the transformers class that holds the weights. Raises ModelError."""
+    text = dict(text_section(name, config))
+    tied = bool(text.get("tie_word_embeddings", False))
+    try:
+        return LlavaOnevisionConfig(
+            vision_config={
+                **vision_section(name, config),
+                "model_type": "siglip_vision_model",
+                "vision_use_head": False,
+            },
+            text_config={**text, "model_type": "qwen2"},
+            projector_hidden_act=config.get("projector_hidden_act", "gelu"),
+            multimodal_projector_bias=config.get("multimodal_projector_bias", True),
+            tie_word_embeddings=tied,
+        )
+    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{name}: config.json cannot be used: {reason}") from error
+
+
+@dataclass(frozen=True)
+class LlavaVideo:
+    """A loaded checkpoint of this family; see models.base.VideoModel."""
+
+    spec: ModelSpec
+    host: HostedLlavaOnevision
+    chat: Chat
+    device: torch.device
+    dtype: torch.dtype
+    quantize: Quantize
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """(f, rows * columns, d) in batches of a fixed size, because float sums depend on it."""
+        batch = 4 if self.device.type == "cpu" else 16
+        parts = [self._encode(part) for part in torch.split(frames, batch)]
+        return torch.cat(parts) if len(parts) != 1 else parts[0]
+
+    def _encode(self, frames: Tensor) -> Tensor:
+        pixels = pixel_values(frames.to(self.device), self.spec).to(self.dtype)
+        return self.pool(self.project(self.see(pixels)))
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """(f, 3, S, S) to (f, patches, width): the last layer kept, before the final norm, which
+        upstream's vision_feature_layer leaves out in both layouts."""
+        tower = self.host.model.vision_tower
+        seen: Tensor = tower.encoder(inputs_embeds=tower.embeddings(pixels)).last_hidden_state
+        return seen
+
+    def project(self, features: Tensor) -> Tensor:
+        """(f, patches, width) to (f, patches, d)."""
+        projected: Tensor = self.host.model.multi_modal_projector(features)
+        return projected
+
+    def pool(self, features: Tensor) -> Tensor:
+        """(f, patches, d) to (f, rows * columns, d): upstream's get_2dPool with stride 2."""
+        f, _, d = features.shape
+        side = self.spec.vision.side
+        grid = features.view(f, side, side, d).permute(0, 3, 1, 2).contiguous()
+        match self.spec.pool:
+            case "average":
+                grid = F.avg_pool2d(grid, 2)
+            case "max":
+                grid = F.max_pool2d(grid, 2)
+            case _:
+                grid = F.interpolate(grid, size=[self.spec.side] * 2, mode="bilinear")
+        return grid.permute(0, 2, 3, 1).reshape(f, -1, d)
+
+    def newline(self) -> Tensor | None:
+        if self.spec.newline == "no_token":
+            return None
+        newline: Tensor = self.host.model.image_newline.detach()
+        return newline
+
+    def text_tokens(self, question: str, time_text: str | None) -> int:
+        return sum(len(piece) for piece in self.chat.pieces(question, time_text))
+
+    def unknown_words(self, question: str) -> tuple[str, ...]:
+        return chat.unknown_words(self.chat, question) if self.spec.toy_world else ()
+
+    @torch.no_grad()
+    def prompt(self, question: str, time_text: str | None, visual: Tokens) -> Prompt:
+        before, after = (self._embed(ids) for ids in self.chat.pieces(question, time_text))
+        first = before.shape[1]
+        embeds = torch.cat([before, visual.x.to(before), after], dim=1)
+        return Prompt(embeds, torch.arange(first, first + visual.count, device=self.device), visual)
+
+    def _embed(self, ids: list[int]) -> Tensor:
+        table = self.host.get_input_embeddings()
+        embeds: Tensor = table(torch.tensor([ids], device=self.device))
+        return embeds
+
+    def generate(
+        self,
+        prompt: Prompt,
+        prunes: Sequence[Prune],
+        sampling: Sampling,
+        on_text: Callable[[str], None],
+        on_prefill: Callable[[float], None],
+    ) -> Generation:
+        return generate(
+            self.host,
+            self.chat.text_of,
+            prompt,
+            prunes,
+            sampling,
+            self.chat.stops,
+            on_text,
+            on_prefill,
+        )
+
+
+def pixel_values(frames: Tensor, spec: ModelSpec) -> Tensor:
+    """uint8 (f, S, S, 3) to float32 (f, 3, S, S): (byte / 255 - mean) / std.
+
+    By a table of 256 values made on the CPU: the same bits on every device, where a GPU would
+    multiply by reciprocals. Raises ValueError if the frames are not of the tower's size.
+    """
+    side = spec.vision.image_size
+    if frames.dtype != torch.uint8 or frames.shape[1:] != (side, side, 3):
+        raise ValueError(
+            f"frames are {frames.dtype} {tuple(frames.shape)}, not uint8 (f, {side}, {side}, 3)"
+        )
+    byte = torch.arange(256, dtype=torch.float64).div(255).float()
+    mean, std = (torch.tensor(part).unsqueeze(1) for part in (spec.vision.mean, spec.vision.std))
+    tables = ((byte - mean) / std).to(frames.device)
+    planes = [tables[c][frames[..., c].int()] for c in range(3)]
+    return torch.stack(planes, dim=1)
+
+
+def open_model(folder: Path, spec: ModelSpec, config: Config, placement: Placement) -> LlavaVideo:
+    """Loads the checkpoint in `folder`. Raises ModelError or CapacityError."""
+    chosen = Chat(load_tokenizer(folder, spec))
+    host = load_weights(
+        HostedLlavaOnevision,
+        host_config(spec.name, config),
+        folder,
+        spec.name,
+        names_of(spec, config),
+        placement,
+    )
+    verify(host, host.model.language_model, placement.quantize)
+    prepare(host)
+    return LlavaVideo(spec, host, chosen, placement.device, placement.dtype, placement.quantize)

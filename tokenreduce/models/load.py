@@ -1,0 +1,53 @@
+"""From a name to a loaded model: found, checked, placed. Knows no family of models."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from tokenreduce.events import Watcher, ignore
+from tokenreduce.models.base import VideoModel
+from tokenreduce.models.families import FAMILIES, family_of
+from tokenreduce.models.locate import (
+    CONFIG,
+    config_folder,
+    read_json,
+    read_spec,
+    resolve,
+    spec_in,
+    weights_folder,
+)
+from tokenreduce.models.placement import place
+
+__all__ = ["FAMILIES", "load", "read_spec"]
+
+
+def load(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str = "auto",
+    revision: str | None = None,
+    on_event: Watcher = ignore,
+) -> VideoModel:
+    """Loads the model that `name` stands for: an alias, a local folder or a hub id[@revision].
+
+    device    auto | cpu | mps | cuda | cuda:<number>
+    dtype     auto | bfloat16 | float16 | float32, of all that is not quantised
+    quantize  auto | nf4 | int8 | none, of the language model's matrices
+    on_event  told when a download begins; the caller times the loading
+
+    Settings are checked before anything large is downloaded, files before anything is loaded.
+    Raises SettingError for a name or setting that does not exist, ModelError for a checkpoint that
+    is missing, damaged or not what it says, CapacityError for the device or its memory.
+    """
+    source = resolve(name, revision)
+    spec = spec_in(config_folder(source), source.name)
+    placement = place(device, dtype, quantize, spec.text)
+    folder = weights_folder(source, on_event)
+    # Read again: a download may have brought a newer configuration than the cache held.
+    spec = spec_in(folder, source.name)
+    config = read_json(folder / CONFIG, source.name)
+    family = import_module(family_of(source.name, config).module)
+    model: VideoModel = family.open_model(folder, spec, config, placement)
+    return model
