@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Literal
 
 from tokenreduce.budget import NewlineKeep
-from tokenreduce.errors import SettingError
 from tokenreduce.methods import METHODS
 from tokenreduce.paradigm import Method
 from tokenreduce.schedule import SCHEDULES, Schedule
-from tokenreduce.shipped import preset_names, preset_text
-from tokenreduce.strict import Registries, parse, read_file, read_table, unknown
+from tokenreduce.shipped import find_preset, preset_names
+from tokenreduce.strict import Registries, parse, read_table
 from tokenreduce.video.types import DecoderName, Seek
 
 __all__ = ["Preset", "Stage", "VideoSettings", "load_preset", "method_label", "preset_names"]
@@ -112,25 +110,14 @@ class Preset:
 def load_preset(name_or_path: str) -> Preset:
     """A shipped preset by name, or one's own by a path that ends in .toml.
 
-    A preset of one's own is named by its file, suffix included, so that no result can take it for
-    a shipped one. Raises SettingError for an unknown name, an unreadable file, and any key, type
-    or value that cannot be.
+    Raises SettingError for an unknown name, an unreadable file, and any key, type or value that
+    cannot be.
     """
-    if name_or_path.endswith(".toml"):
-        path = Path(name_or_path)
-        return read_preset(read_file(path), path.name, str(path))
-    if name_or_path not in preset_names():
-        raise SettingError(
-            f"{unknown('preset', name_or_path, preset_names())}, or a path ending in .toml"
-        )
-    return read_preset(preset_text(name_or_path), name_or_path, f"{name_or_path}.toml")
-
-
-def read_preset(text: str, name: str, source: str) -> Preset:
-    """The preset in a TOML text. source: the file that mistakes are reported in."""
+    found = find_preset(name_or_path)
     named: Registries = {Method: METHODS, Schedule: SCHEDULES}
-    read: Preset = read_table(Preset, parse(text, source), source, named, {"name": name})
-    return read
+    table = parse(found.text, found.source)
+    preset: Preset = read_table(Preset, table, found.source, named, {"name": found.name})
+    return preset
 
 
 def method_label(preset: Preset) -> str:

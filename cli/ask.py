@@ -1,0 +1,113 @@
+"""`tokenreduce ask`: one question of one video; the options, and how they reach the library."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from tokenreduce.errors import InputError
+
+from . import options as o
+from . import render
+from .question import read_question
+from .watch import Watch
+
+if TYPE_CHECKING:
+    from .settings import Chosen
+
+
+def ask(
+    file: o.File = None,
+    question: o.Question = None,
+    preset: o.Preset = None,
+    budget: o.Budget = None,
+    keep: o.Keep = None,
+    frames: o.Frames = None,
+    seek: o.Seek = None,
+    decoder: o.Decoder = None,
+    newlines: o.Newlines = None,
+    time_text: o.TimeText = None,
+    model: o.Model = None,
+    revision: o.Revision = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    quantize: o.Quantize = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    temperature: o.Temperature = None,
+    seed: o.Seed = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    show_settings: o.ShowSettings = False,
+) -> None:
+    """Ask one QUESTION about one video FILE and print the answer.
+
+    The answer goes to stdout; progress and what it cost go to stderr.
+    """
+    from .settings import resolve, unknown_variables
+
+    flags = {
+        "preset": preset,
+        "budget": budget,
+        "keep": keep,
+        "frames": frames,
+        "seek": seek,
+        "decoder": decoder,
+        "newlines": newlines,
+        "time_text": time_text,
+        "model": model,
+        "revision": revision,
+        "device": device,
+        "dtype": dtype,
+        "quantize": quantize,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    chosen = resolve(flags, os.environ)
+    if not quiet:
+        for variable in unknown_variables(os.environ):
+            render.warning(f"{variable} is no setting; see 'tokenreduce ask --show-settings'")
+    if show_settings:
+        _show(chosen, as_json=as_json)
+        return
+    if file is None:
+        raise InputError("no video: give a local file, and a question after it in quotes")
+    _run(file, read_question(question), chosen, as_json=as_json, quiet=quiet)
+
+
+def _run(file: str, asked: str, chosen: dict[str, Chosen], *, as_json: bool, quiet: bool) -> None:
+    _calm_libraries(quiet=quiet)
+    with Watch(quiet=quiet, stream=not as_json) as watch:
+        # Here and not above: torch takes seconds to import, and --help must not wait for it.
+        from tokenreduce.pipeline import answer
+
+        values: dict[str, Any] = {name: one.value for name, one in chosen.items()}
+        result = answer(file, asked, watch=watch, **values)
+        watch.finish(result)
+    if as_json:
+        render.json_object(result.to_json())
+    elif not quiet:
+        render.cost(result)
+
+
+def _show(chosen: dict[str, Chosen], *, as_json: bool) -> None:
+    from .effective import effective
+
+    rows = effective(chosen)
+    if as_json:
+        render.json_object({name: {"value": v, "source": source} for name, v, source in rows})
+    else:
+        render.columns(rows)
+
+
+def _calm_libraries(*, quiet: bool) -> None:
+    """Keeps the libraries' own chatter off stderr; what a user must know comes as an event."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    for name in ("transformers", "bitsandbytes", "accelerate", "torch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if quiet or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

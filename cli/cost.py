@@ -1,0 +1,149 @@
+"""What an answer cost, as lines of text for a given width; prints nothing, measures nothing."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from tokenreduce.result import Answer
+
+from .safe import escaped
+
+_LABEL = 15  # columns of the labels on the left
+_LONGEST = 100  # lines longer than this are hard to read on any terminal
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_ASCII = "_.:-=+*#"
+
+
+def cost_lines(answer: Answer, width: int, *, unicode: bool) -> list[tuple[str, str]]:
+    """(label, text) a line, label "" where a text goes on; none is wider than `width` columns."""
+    room = max(20, min(width, _LONGEST) - _LABEL)
+    lines: list[tuple[str, str]] = []
+    for label, text in _rows(answer, room, unicode):
+        wrapped = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
+        lines += [(label if i == 0 else "", line) for i, line in enumerate(wrapped)]
+    return lines
+
+
+def laid_out(label: str, text: str) -> str:
+    """One line of the table."""
+    return f"{label:<{_LABEL}}{text}".rstrip()
+
+
+def _rows(answer: Answer, room: int, unicode: bool) -> list[tuple[str, str]]:
+    seconds, flops, memory, tokens = (
+        answer.seconds,
+        answer.flops,
+        answer.memory_bytes,
+        answer.tokens,
+    )
+    last = tokens.per_layer[-1] if tokens.per_layer else tokens.merged
+    quantize = "not quantised" if answer.quantize == "none" else answer.quantize
+    return [
+        ("model", f"{escaped(answer.model)}, {quantize}"),
+        ("preset", f"{escaped(answer.preset)}: {answer.method}, seed {answer.seed}"),
+        ("frames", _frames(answer)),
+        (
+            "visual tokens",
+            f"{tokens.raw:,} raw -> {tokens.merged:,} merged ({_share(tokens.merged, tokens.raw)})"
+            f" -> {last:,} at the last layer",
+        ),
+        ("per LLM layer", sparkline(tokens.per_layer, tokens.raw, room, unicode=unicode)),
+        (
+            "prefill",
+            f"{quantity(flops.llm + flops.overhead, 'FLOP')} in the LLM, "
+            f"{against(flops.ratio_llm)} ({quantity(flops.llm_unreduced, 'FLOP')})",
+        ),
+        (
+            "",
+            f"{quantity(flops.vision + flops.llm + flops.overhead, 'FLOP')} with the vision "
+            f"tower, {against(flops.ratio_total)}",
+        ),
+        (
+            "KV cache",
+            f"{size(memory.kv_cache)}, "
+            f"{against(memory.kv_cache_unreduced / max(memory.kv_cache, 1))} "
+            f"({size(memory.kv_cache_unreduced)})",
+        ),
+        (
+            "seconds",
+            f"load {seconds.load:.2f}, decode {seconds.decode:.2f}, encode {seconds.encode:.2f}, "
+            f"reduce {seconds.reduce:.2f}, prefill {seconds.prefill:.2f}, "
+            f"generate {seconds.generate:.2f}, total {seconds.total:.2f}",
+        ),
+        ("", f"first token {seconds.first_token:.2f} after loading"),
+        ("speed", _speed(answer)),
+        ("peak memory", _peak(answer)),
+    ]
+
+
+def _frames(answer: Answer) -> str:
+    used = answer.frames
+    text = f"{used.decoded:,} of {used.requested:,} asked for"
+    if used.seconds:
+        text += f", from {used.seconds[0]:.2f} s to {used.seconds[-1]:.2f} s"
+    return text
+
+
+def _speed(answer: Answer) -> str:
+    # The first token belongs to the prefill.
+    count, seconds = answer.generated_tokens - 1, answer.seconds.generate
+    rate = f"{count / seconds:.1f} tokens/s, " if count > 0 and seconds > 0 else ""
+    plural = "" if answer.generated_tokens == 1 else "s"
+    return f"{rate}{answer.generated_tokens:,} token{plural} generated"
+
+
+def _peak(answer: Answer) -> str:
+    memory = answer.memory_bytes
+    host = f"{size(memory.host_peak)} host"
+    return host if memory.device_peak is None else f"{size(memory.device_peak)} device, {host}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%} kept" if whole else "nothing to keep"
+
+
+def sparkline(counts: Sequence[int], whole: int, width: int, *, unicode: bool) -> str:
+    """One character a layer, or a mean of several where the layers outnumber the columns.
+
+    The lowest level is zero alone; the highest is half a level below `whole` or more.
+
+    >>> sparkline([8, 8, 4, 0], 8, 20, unicode=False)
+    '##=_'
+    """
+    levels = _BLOCKS if unicode else _ASCII
+    top = len(levels) - 1
+    columns = min(len(counts), width)
+    line = ""
+    for column in range(columns):
+        group = counts[column * len(counts) // columns : (column + 1) * len(counts) // columns]
+        height = sum(group) / len(group) / max(whole, 1) * top
+        line += levels[0] if not any(group) else levels[min(max(1, round(height)), top)]
+    return line
+
+
+def against(ratio: float) -> str:
+    """How much less than unreduced a cost is."""
+    if 0.995 <= ratio <= 1.005:
+        return "as unreduced"
+    if ratio > 1:
+        return f"{ratio:.{2 if ratio < 2 else 1}f}x less than unreduced"
+    return f"{1 / ratio:.2f}x of unreduced" if ratio > 0 else "unknown against unreduced"
+
+
+def quantity(value: float, unit: str) -> str:
+    """With a decimal prefix, three figures: 2.31 TFLOP."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if abs(value) < 999.5:
+            return f"{value:.3g} {prefix}{unit}"
+        value /= 1000
+    return f"{value:,.3g} P{unit}" if value < 999.5 else f"{value:.3g} P{unit}"
+
+
+def size(count: float) -> str:
+    """Bytes with a binary prefix: 6.1 GiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} GiB"

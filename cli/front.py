@@ -1,0 +1,95 @@
+"""What becomes of a command that ends early: one line on stderr and an exit code.
+
+0 answered    1 a bug, with its traceback    2 usage or bad input    5 no device or out of memory
+130 interrupted by Ctrl-C    141 whoever read the output went away
+Knows no command.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from tokenreduce.errors import CapacityError, TokenReduceError
+
+from . import render
+
+BAD_INPUT = 2
+NO_CAPACITY = 5
+INTERRUPTED = 130
+READER_GONE = 141  # 128 + SIGPIPE, what a shell reports of any program that ends so
+
+
+class OneLineErrors(TyperGroup):
+    """A command group whose failures are one line each. Exceptions that are bugs pass through."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        try:
+            with _one_line():
+                # Not standalone: typer would print usage errors its own way, in a box.
+                code = super().main(
+                    args, prog_name, complete_var, False, windows_expand_args, **extra
+                )
+                sys.stdout.flush()
+        except typer.Exit as ended:
+            code = ended.exit_code
+        if not standalone_mode:
+            return code
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: Any) -> Any:
+        # Here too: main of typer turns an interrupt and a broken pipe into exit codes of its own.
+        with _one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except TokenReduceError as error:
+        render.error(str(error))
+        raise typer.Exit(NO_CAPACITY if isinstance(error, CapacityError) else BAD_INPUT) from None
+    except typer.TyperException as error:
+        if error.format_message():  # empty where the help was shown instead
+            render.error(_usage(error))
+        raise typer.Exit(BAD_INPUT) from None
+    except (KeyboardInterrupt, typer.Abort):
+        render.error("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        _forget_stdout()
+        raise typer.Exit(READER_GONE) from None
+
+
+def _usage(error: typer.TyperException) -> str:
+    """A usage error in one line that says where help is."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "tokenreduce"
+    return f"{message}; see '{command} --help'"
+
+
+def _forget_stdout() -> None:
+    """Points stdout at nothing, so that the interpreter's last flush does not fail again."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, sys.stdout.fileno())
+    except (OSError, ValueError):
+        return  # not a real file, as under a test runner: nothing will be flushed to a pipe
+    finally:
+        os.close(nothing)

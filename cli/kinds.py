@@ -1,0 +1,126 @@
+"""What a setting can be, as text (flag, variable) or as a TOML value (file); knows no setting.
+
+Every `read` takes either, returns the value and raises ValueError, saying nothing: what is allowed
+is in `allowed`, and the caller knows where the value came from.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+from tokenreduce.strict import fraction
+
+
+class Kind(Protocol):
+    @property
+    def allowed(self) -> str:
+        """Completes the sentence 'it must be ...'."""
+        ...
+
+    def read(self, value: object, /, *, typed: bool) -> object:
+        """typed: the value comes from TOML, where a number in quotes is a mistake."""
+        ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number of `unit`, from low to high."""
+
+    unit: str
+    low: int
+    high: int | None = None
+
+    @property
+    def allowed(self) -> str:
+        upper = "" if self.high is None else f", at most {self.high:,}"
+        return f"{self.unit}, at least {self.low}{upper}"
+
+    def read(self, value: object, /, *, typed: bool) -> int:
+        if not typed and isinstance(value, str) and re.fullmatch(r"-?\d{1,30}", value, re.ASCII):
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError
+        if value < self.low or (self.high is not None and value > self.high):
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number from low to high."""
+
+    low: float
+    high: float
+
+    @property
+    def allowed(self) -> str:
+        return f"a number from {self.low:g} to {self.high:g}"
+
+    def read(self, value: object, /, *, typed: bool) -> float:
+        if not typed and isinstance(value, str):
+            value = float(value)
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise ValueError
+        if not math.isfinite(value) or not self.low <= value <= self.high:
+            raise ValueError
+        return float(value)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share kept, exact: 0.25 or 1/4."""
+
+    allowed: str = "a share kept such as 0.25 or 1/4, above 0 and at most 1"
+
+    def read(self, value: object, /, *, typed: bool) -> Fraction:
+        share = fraction(value)
+        if not 0 < share <= 1:
+            raise ValueError
+        return share
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words."""
+
+    among: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        return "one of: " + ", ".join(self.among)
+
+    def read(self, value: object, /, *, typed: bool) -> str:
+        if not isinstance(value, str) or value not in self.among:
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Text:
+    """A line of text that matches `pattern`, not empty."""
+
+    allowed: str
+    pattern: str = r".+"
+
+    def read(self, value: object, /, *, typed: bool) -> str:
+        if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Switch:
+    """On or off."""
+
+    allowed: str = "true or false"
+
+    def read(self, value: object, /, *, typed: bool) -> bool:
+        if isinstance(value, bool):
+            return value
+        if typed or not isinstance(value, str):
+            raise ValueError
+        return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
