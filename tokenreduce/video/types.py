@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 Seek = Literal["exact", "keyframe"]
 """exact: the frame on display at each chosen time. keyframe: the key frame at or before it, at a
-fraction of the cost; its own time is the label."""
+fraction of the cost; its own time is the label. Where key frames are sparser than the chosen times,
+a time whose key frame is already taken gets its exact frame."""
 
 DecoderName = Literal["auto", "pyav", "decord"]
 
@@ -25,6 +26,8 @@ class Probe:
     frames         as the container declares; 0 where it does not say. It may lie
     rotation       degrees clockwise that display adds, a multiple of 90
     first_seconds  presentation time of the first frame on the file's own clock
+    last_seconds   the same of the last frame, read from the packets and not from a header
+    constant_rate  whether frames are evenly spaced, as far as header and ends tell
     """
 
     path: str
@@ -36,6 +39,8 @@ class Probe:
     frames: int
     rotation: int
     first_seconds: float
+    last_seconds: float = 0.0
+    constant_rate: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Videos to frames, in a child process that is the only one to open them."""

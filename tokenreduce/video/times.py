@@ -1,0 +1,92 @@
+"""Which frames are wanted: uniform in time, first and last included. Knows no decoder.
+
+Times are integer ticks of the stream's own time base, so that nothing is rounded twice. On a
+constant rate the choice is the one LLaVA-Video was trained with, `int(linspace(0, n - 1, N))`; on
+any other it is the frame on display at each of N evenly spaced moments. Frames are never repeated:
+asking for more than there are gives each once.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Span:
+    """The frames of a video on its own clock.
+
+    tick         seconds of one tick
+    first, last  presentation times of the first and the last frame, in ticks
+    period       ticks from frame to frame where that is constant, else None
+    """
+
+    tick: Fraction
+    first: int
+    last: int
+    period: Fraction | None
+
+    def ticks(self, seconds: float) -> Fraction:
+        """`seconds` after the first frame, as ticks after the first frame."""
+        return Fraction(seconds) / self.tick
+
+    def seconds(self, pts: int) -> float:
+        """A presentation time in seconds, 0 at the first frame."""
+        return float((pts - self.first) * self.tick)
+
+
+def constant_period(
+    first: int, last: int, tick: Fraction, average: Fraction | None, base: Fraction | None
+) -> Fraction | None:
+    """Ticks between frames if the rate is constant, else None.
+
+    average  frames a second over the whole stream, as the header or the demuxer says
+    base     lowest rate on whose grid all timestamps seen while opening lie
+
+    Both must agree, and a whole number of periods must lie between the ends; the period is then
+    taken from the ends, because rates are often rounded (29.97 for 30000/1001).
+    """
+    if not average or not base or abs(average / base - 1) > Fraction(1, 1000):
+        return None
+    count = (last - first) * tick * average
+    whole = round(count)
+    # A tenth of a frame: millisecond timestamps of a 60 Hz video are off by up to 0.06.
+    if whole < 1 or abs(count - whole) > Fraction(1, 10):
+        return None
+    period = Fraction(last - first, whole)
+    return period if period >= 1 else None
+
+
+def targets(span: Span, frames: int, start: float = 0.0, stop: float | None = None) -> list[int]:
+    """Ascending ticks; each asks for the frame with the largest presentation time at or below it.
+
+    frames       how many, at least 1
+    start, stop  seconds after the first frame; stop None is the last frame
+    """
+    length = Fraction(span.last - span.first)
+    low = min(span.ticks(start), length)
+    high = length if stop is None else max(low, min(span.ticks(stop), length))
+    if span.period is None:
+        steps = max(frames - 1, 1)
+        return [span.first + int(low + (high - low) * i / steps) for i in range(frames)]
+    # In numpy's own arithmetic and truncated, as the reference does: with exact fractions about
+    # one choice of (n, N) in 150 differs by a frame, where a float product falls short of an
+    # integer. Half a period of grace absorbs timestamps that were rounded to ticks.
+    grid = np.linspace(_frame(low / span.period), _frame(high / span.period), frames)
+    return [span.first + int((int(k) + Fraction(1, 2)) * span.period) for k in grid]
+
+
+def _frame(position: Fraction) -> float:
+    """A position in frames, freed of the rounding of seconds such as 0.3."""
+    near = round(position)
+    return float(near if abs(position - near) < Fraction(1, 10**6) else position)
+
+
+def choose(times: Sequence[int], wanted: Sequence[int]) -> list[int]:
+    """Indices into ascending `times`, for decoders that list every frame; each at most once."""
+    indices = (max(bisect_right(times, target) - 1, 0) for target in wanted)
+    return list(dict.fromkeys(indices))
