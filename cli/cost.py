@@ -48,7 +48,7 @@ def _rows(answer: Answer, room: int, unicode: bool) -> list[tuple[str, str]]:
             f"{tokens.raw:,} raw -> {tokens.merged:,} merged ({_share(tokens.merged, tokens.raw)})"
             f" -> {last:,} at the last layer",
         ),
-        ("per LLM layer", sparkline(tokens.per_layer, tokens.raw, room, unicode=unicode)),
+        ("per LLM layer", sparkline(tokens.per_layer, room, unicode=unicode)),
         (
             "prefill",
             f"{quantity(flops.llm + flops.overhead, 'FLOP')} in the LLM, "
@@ -103,22 +103,22 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%} kept" if whole else "nothing to keep"
 
 
-def sparkline(counts: Sequence[int], whole: int, width: int, *, unicode: bool) -> str:
+def sparkline(counts: Sequence[int], width: int, *, unicode: bool) -> str:
     """One character a layer, or a mean of several where the layers outnumber the columns.
 
-    The lowest level is zero alone; the highest is half a level below `whole` or more.
+    The lowest level stands for zero alone, the highest for the largest count.
 
-    >>> sparkline([8, 8, 4, 0], 8, 20, unicode=False)
-    '##=_'
+    >>> sparkline([8, 8, 4, 1, 0], 20, unicode=False)
+    '##=._'
     """
     levels = _BLOCKS if unicode else _ASCII
     top = len(levels) - 1
-    columns = min(len(counts), width)
+    columns, largest = min(len(counts), width), max(counts, default=0)
     line = ""
     for column in range(columns):
         group = counts[column * len(counts) // columns : (column + 1) * len(counts) // columns]
-        height = sum(group) / len(group) / max(whole, 1) * top
-        line += levels[0] if not any(group) else levels[min(max(1, round(height)), top)]
+        mean = sum(group) / len(group)
+        line += levels[max(1, round(mean / largest * top))] if any(group) else levels[0]
     return line
 
 
