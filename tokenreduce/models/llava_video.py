@@ -41,7 +41,7 @@ _ORIGINAL = (
 _TRANSFORMERS = (
     (r"^language_model\.lm_head\.", "lm_head."),
     (r"^language_model\.model\.", "model.language_model."),
-    (r"^vision_tower\.vision_model\.", "model.vision_tower."),
+    (r"^vision_tower\.(?:vision_model\.)?", "model.vision_tower."),
     (r"^multi_modal_projector\.", "model.multi_modal_projector."),
     (r"^image_newline$", "model.image_newline"),
     (r"^model\.vision_tower\.vision_model\.", "model.vision_tower."),
