@@ -131,19 +131,26 @@ def _all_of(stream: Any) -> str:
     return str(stream.read().decode(errors="replace"))
 
 
-def alternating(
+def rounds(
     cases: Mapping[str, Callable[[], Mapping[str, float]]], repeats: int
-) -> dict[str, dict[str, Spread]]:
+) -> dict[str, list[Mapping[str, float]]]:
     """Every case once a round, `repeats` rounds, so that a drift of the machine hits all alike.
 
-    A case returns its measured quantities by name; the spread of each is returned. The order is
-    turned round every other round.
+    A case returns its measured quantities by name; sample i of every case is of round i. The order
+    is turned round every other round.
     """
     samples: dict[str, list[Mapping[str, float]]] = {name: [] for name in cases}
     for turn in range(repeats):
         for name in list(cases)[:: 1 if turn % 2 == 0 else -1]:
             samples[name].append(cases[name]())
-    return {name: spreads(taken) for name, taken in samples.items()}
+    return samples
+
+
+def alternating(
+    cases: Mapping[str, Callable[[], Mapping[str, float]]], repeats: int
+) -> dict[str, dict[str, Spread]]:
+    """The spread of every quantity over `rounds`."""
+    return {name: spreads(taken) for name, taken in rounds(cases, repeats).items()}
 
 
 def spreads(samples: Sequence[Mapping[str, float]]) -> dict[str, Spread]:

@@ -1,0 +1,245 @@
+"""The cases of benchmarks/prefill.py: one random model, one prompt, five ways to read it."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, Qwen2Config
+
+from benchmarks import masked
+from tokenreduce import cost, memory
+from tokenreduce.engine import attention
+from tokenreduce.engine.host import HostedQwen2, prepare, read_prompt, stack_of
+from tokenreduce.engine.types import Plan, Prefilled, Prompt, Prune
+from tokenreduce.methods.aim_merge import AimMerge
+from tokenreduce.methods.aim_prune import AimPrune
+from tokenreduce.models.spec import TextSpec
+from tokenreduce.paradigm import Site, reduce
+from tokenreduce.schedule import Full, Ramp
+from tokenreduce.tokens import Grid, Seen, Split, Tokens
+
+SIZES = {
+    # Vocabularies are small: only the last position goes through the output layer.
+    "tiny": TextSpec(4, 64, 128, 4, 2, 16, 128, 4096),
+    "0.5b": TextSpec(28, 896, 4864, 14, 2, 64, 1024, 32768),
+    "7b": TextSpec(28, 3584, 18944, 28, 4, 128, 1024, 32768),
+}
+SIDE, KEPT = 14, 49  # tokens along a pooled frame's side; a quarter of 196 stays
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is run: SIZES[size] with `layers` layers over frames x 196 visual and some text tokens.
+
+    device "cpu" or "cuda", dtype "float32" or "bfloat16"
+    """
+
+    size: str
+    layers: int
+    frames: int
+    text_tokens: int
+    device: str
+    dtype: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """stock: transformers' own forward. engine: this project's prefill. masked: see masked.py."""
+
+    merged: bool = False
+    way: Literal["stock", "engine", "masked"] = "stock"
+
+
+CASES = {
+    "plain": Case(),
+    "merged": Case(merged=True),
+    "pruned": Case(way="engine"),
+    "merged_pruned": Case(merged=True, way="engine"),
+    "merged_masked": Case(merged=True, way="masked"),
+}
+
+
+def clock(device: torch.device) -> float:
+    """Seconds: of this process's CPU time for a CPU, which others' load hardly moves, else wall."""
+    return time.process_time() if device.type == "cpu" else time.perf_counter()
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """A method that writes down, on `spent`, the seconds of each choice it makes."""
+
+    inner: AimPrune
+    device: torch.device
+    spent: list[float] = field(default_factory=list)
+
+    @property
+    def sites(self) -> frozenset[Site]:
+        return self.inner.sites
+
+    def rounds(self, n: int, keep: int) -> Iterable[int]:
+        return self.inner.rounds(n, keep)
+
+    def filter(self, seen: Seen, keep: int) -> Split:
+        memory.synchronise(self.device)
+        begun = clock(self.device)
+        split = self.inner.filter(seen, keep)
+        memory.synchronise(self.device)
+        self.spent.append(clock(self.device) - begun)
+        return split
+
+    def correlate(self, seen: Seen, split: Split) -> Tensor:
+        return self.inner.correlate(seen, split)
+
+    def compress(self, seen: Seen, split: Split, affinity: Tensor) -> Tokens:
+        return self.inner.compress(seen, split, affinity)
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds of one run's parts; per_layer: visual tokens each layer attended to."""
+
+    merge_seconds: float
+    importance_seconds: float
+    per_layer: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model with random weights and one prompt for it.
+
+    features (frames, 196, d) stand for pooled frames, text (1, text_tokens, d) for a prompt whose
+    first half comes before them.
+    """
+
+    setup: Setup
+    spec: TextSpec
+    model: HostedQwen2
+    features: Tensor
+    text: Tensor
+
+    @classmethod
+    def build(cls, setup: Setup) -> Bench:
+        torch.manual_seed(0)
+        torch.set_num_threads(setup.threads)
+        spec = replace(SIZES[setup.size], layers=setup.layers)
+        config = Qwen2Config(
+            hidden_size=spec.width,
+            intermediate_size=spec.mlp_width,
+            num_hidden_layers=spec.layers,
+            num_attention_heads=spec.heads,
+            num_key_value_heads=spec.kv_heads,
+            vocab_size=spec.vocab,
+            max_position_embeddings=spec.context,
+        )
+        device, dtype = torch.device(setup.device), getattr(torch, setup.dtype)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            with device:
+                model = HostedQwen2(config).eval()  # type: ignore[no-untyped-call]
+        finally:
+            torch.set_default_dtype(before)
+        prepare(model)
+        features = torch.randn(setup.frames, SIDE * SIDE, spec.width, device=device, dtype=dtype)
+        text = torch.randn(1, setup.text_tokens, spec.width, device=device, dtype=dtype)
+        return cls(setup, spec, model, features, text)
+
+    @property
+    def device(self) -> torch.device:
+        return self.features.device
+
+    def per_layer(self, case: Case) -> tuple[int, ...]:
+        """Visual tokens that each layer of the case works on, by the schedule alone."""
+        visual = self.setup.frames * (KEPT if case.merged else SIDE * SIDE)
+        schedule = Ramp() if case.way == "engine" else Full()
+        return cost.acting(schedule, self.spec.layers, visual)
+
+    @torch.no_grad()
+    def run(self, case: Case) -> Took:
+        """Merges if the case says so, and reads the prompt. Raises RuntimeError if the layers did
+        not see the tokens that the schedule promises."""
+        begun = clock(self.device)
+        visual = self._merged() if case.merged else self.features
+        visual = visual.reshape(1, -1, self.spec.width)
+        if case.merged:
+            memory.synchronise(self.device)
+        merge_seconds = clock(self.device) - begun
+        half, n = self.setup.text_tokens // 2, visual.shape[1]
+        embeds = torch.cat([self.text[:, :half], visual, self.text[:, half:]], dim=1)
+        places = torch.arange(half, half + n, device=self.device)
+        timed = _Timed(AimPrune(), self.device)
+        stack = stack_of(self.model)
+        if case.way == "stock":
+            stack.set_attn_implementation("sdpa")  # type: ignore[attr-defined]
+            cache = DynamicCache()
+            self.model(inputs_embeds=embeds, past_key_values=cache, logits_to_keep=1)
+        elif case.way == "engine":
+            stack.set_attn_implementation(attention.NAME)  # type: ignore[attr-defined]
+            prompt = Prompt(embeds, places, Tokens.fresh(visual))
+            cache = DynamicCache()
+            read_prompt(self.model, Plan(prompt, [Prune(timed, Ramp())], 0, _ignore), cache)
+        else:
+            _, cache, spent = masked.prefill(self.model, embeds, places, Ramp(), clock)
+            timed.spent.append(spent)
+        memory.synchronise(self.device)
+        cached = [cache.get_seq_length(i) - self.setup.text_tokens for i in range(len(cache))]
+        took = Took(merge_seconds, sum(timed.spent), tuple(cached))
+        if took.per_layer != self.per_layer(case):
+            raise RuntimeError(f"{case}: layers saw {took.per_layer}, not {self.per_layer(case)}")
+        return took
+
+    def _merged(self) -> Tensor:
+        tokens = Tokens.fresh(self.features)
+        seen = Seen(tokens, self.features, Grid(1, SIDE, SIDE))
+        return reduce(AimMerge(), seen, KEPT).x
+
+    def timed(self, case: Case) -> dict[str, float]:
+        gc.collect()
+        wall, cpu = time.perf_counter(), time.process_time()
+        took = self.run(case)
+        return {
+            "wall_seconds": time.perf_counter() - wall,
+            "cpu_seconds": time.process_time() - cpu,
+            "merge_seconds": took.merge_seconds,
+            "importance_seconds": took.importance_seconds,
+        }
+
+    def warm_up(self, cases: Sequence[Case]) -> None:
+        """Each case once; on a CPU over one frame, for there are no kernels to choose."""
+        small = self if self.device.type == "cuda" else self._of_frames(1)
+        for case in cases:
+            small.run(case)
+
+    def _of_frames(self, frames: int) -> Bench:
+        setup = replace(self.setup, frames=frames)
+        return replace(self, setup=setup, features=self.features[:frames])
+
+    def peak_bytes(self, case: Case) -> int:
+        """Most memory that one run takes over model and inputs; of the device if it has its own.
+
+        To be called in a fresh process: memory once freed may stay resident and hide a peak.
+        Raises RuntimeError where the system tells neither.
+        """
+        self._of_frames(1).run(case)
+        gc.collect()
+        memory.reset_device_peak(self.device)
+        before = memory.device_peak_bytes(self.device)
+        if before is not None:
+            self.run(case)
+            return (memory.device_peak_bytes(self.device) or 0) - before
+        resident = memory.host_bytes()
+        if resident is None or not memory.reset_host_peak():
+            raise RuntimeError("peak memory of a CPU run can be measured on Linux only")
+        self.run(case)
+        return memory.host_peak_bytes() - resident
+
+
+def _ignore(read: Prefilled) -> None:
+    pass
