@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from tokenreduce.result import Answer
 
@@ -11,6 +12,7 @@ from .safe import escaped
 
 _LABEL = 15  # columns of the labels on the left
 _LONGEST = 100  # lines longer than this are hard to read on any terminal
+_TIE = "\u00a0"  # holds a number and its unit or name together while lines are wrapped
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII = "_.:-=+*#"
 
@@ -21,7 +23,9 @@ def cost_lines(answer: Answer, width: int, *, unicode: bool) -> list[tuple[str, 
     lines: list[tuple[str, str]] = []
     for label, text in _rows(answer, room, unicode):
         wrapped = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
-        lines += [(label if i == 0 else "", line) for i, line in enumerate(wrapped)]
+        lines += [
+            (label if i == 0 else "", line.replace(_TIE, " ")) for i, line in enumerate(wrapped)
+        ]
     return lines
 
 
@@ -67,9 +71,11 @@ def _rows(answer: Answer, room: int, unicode: bool) -> list[tuple[str, str]]:
         ),
         (
             "seconds",
-            f"load {seconds.load:.2f}, decode {seconds.decode:.2f}, encode {seconds.encode:.2f}, "
-            f"reduce {seconds.reduce:.2f}, prefill {seconds.prefill:.2f}, "
-            f"generate {seconds.generate:.2f}, total {seconds.total:.2f}",
+            ", ".join(
+                f"{name}{_TIE}{spent:.2f}"
+                for name, spent in asdict(seconds).items()
+                if name != "first_token"
+            ),
         ),
         ("", f"first token {seconds.first_token:.2f} after loading"),
         ("speed", _speed(answer)),
@@ -132,18 +138,18 @@ def against(ratio: float) -> str:
 
 
 def quantity(value: float, unit: str) -> str:
-    """With a decimal prefix, three figures: 2.31 TFLOP."""
+    """With a decimal prefix, three figures and a tie between: 2.31 TFLOP."""
     for prefix in ("", "k", "M", "G", "T"):
         if abs(value) < 999.5:
-            return f"{value:.3g} {prefix}{unit}"
+            return f"{value:.3g}{_TIE}{prefix}{unit}"
         value /= 1000
-    return f"{value:,.3g} P{unit}" if value < 999.5 else f"{value:.3g} P{unit}"
+    return f"{value:.3g}{_TIE}P{unit}"
 
 
 def size(count: float) -> str:
-    """Bytes with a binary prefix: 6.1 GiB."""
+    """Bytes with a binary prefix and a tie between: 6.1 GiB."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+            return f"{count:.{0 if unit == 'B' else 1}f}{_TIE}{unit}"
         count /= 1024
-    return f"{count:,.1f} GiB"
+    return f"{count:,.1f}{_TIE}GiB"

@@ -7,8 +7,10 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import pytest
@@ -52,6 +54,13 @@ def app() -> typer.Typer:
     loaded = script.load()
     assert isinstance(loaded, typer.Typer)
     return loaded
+
+
+@pytest.fixture(scope="session")
+def part(app: typer.Typer) -> Callable[[str], ModuleType]:
+    """A module of the command line, found as its entry point is: nothing imports it by name."""
+    (script,) = entry_points(group="console_scripts", name="tokenreduce")
+    return lambda name: import_module(f"{script.module}.{name}")
 
 
 @pytest.fixture
