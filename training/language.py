@@ -139,7 +139,7 @@ def train(rank: int, ranks: int, folder: Path, steps: int, rate: float) -> None:
             value, marks = loss(model, auxiliary, batch)
         value.backward()  # type: ignore[no-untyped-call]
         norm = optimizer.step(schedule(progress, step, rate))
-        lost, seen = lost + float(value), seen + 1
+        lost, seen = lost + float(value.detach()), seen + 1
         for kind in KINDS:
             sums[f"{kind} +"] += sum(marks[kind])
             sums[f"{kind} n"] += len(marks[kind])

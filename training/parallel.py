@@ -39,6 +39,7 @@ def _enter(
     arguments: tuple[object, ...],
 ) -> None:
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # softmax tails; denormals are many times slower
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
     try:
         worker(rank, ranks, *arguments)

@@ -168,7 +168,7 @@ def loss(hidden: Tensor, heads: Heads, patches: Tensor, cells: Tensor) -> tuple[
             "hue": float((hue.argmax(1) == hues)[shown].float().mean()),
             "centre": float((center - labels[:, 2:])[shown].norm(dim=1).mean() * SIDE),
             "f1": float(2 * (said & true).sum() / (said.sum() + true.sum()).clamp(min=1)),
-            "loss": float(value),
+            "loss": float(value.detach()),
         }
     return value, figures
 
