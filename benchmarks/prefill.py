@@ -21,7 +21,10 @@ from typing import Any
 
 from benchmarks.prefill_cases import CASES, SIZES, Bench, Case, Setup
 from benchmarks.record import Spread, rounds, run_process, spreads, write
-from tokenreduce import cost
+from tokenreduce import cost, overhead
+from tokenreduce.engine.types import Prune
+from tokenreduce.methods.aim_prune import AimPrune
+from tokenreduce.schedule import Ramp
 
 WANTED = {
     "speedup_over_flops_ratio": ">= 0.95",
@@ -80,16 +83,16 @@ def measure(setup: Setup, names: Sequence[str], repeats: int) -> dict[str, Any]:
     cases: dict[str, Any] = {}
     for name in names:
         taken = samples[name]
-        flops, overhead = _flops(bench, CASES[name])
+        flops, own = _flops(bench, CASES[name])
         unreduced = _flops(bench, CASES[base])[0].total
         paired = zip(samples[base], taken, strict=True)
-        speedup = Spread.of([plain[key] / own[key] for plain, own in paired])
+        speedup = Spread.of([plain[key] / run[key] for plain, run in paired])
         cases[name] = {
             **spreads(taken),
             "importance_share": median(s["importance_seconds"] / s[key] for s in taken),
             "merge_share": median(s["merge_seconds"] / s[key] for s in taken),
             "flops": {"matmul": flops.matmul, "elementwise": flops.elementwise},
-            "overhead_flops": overhead.total,
+            "overhead_flops": own.total,
             "speedup": speedup,
             "flops_ratio": unreduced / flops.total,
             "speedup_over_flops_ratio": speedup.median * flops.total / unreduced,
@@ -104,13 +107,13 @@ def _flops(bench: Bench, case: Case) -> tuple[cost.Cost, cost.Cost]:
     """Of the language model, charged where it acts, and of the reduction itself."""
     setup, spec = bench.setup, bench.spec
     per_layer = bench.per_layer(case)
-    overhead = cost.Cost()
+    own = cost.Cost()
     if case.merged:
-        overhead += cost.merging_cost(spec.width, setup.frames, [196, 98, 49])
+        own += overhead.merging(spec.width, setup.frames, [196, 98, 49])
     if case.way == "engine":
-        scored = [per_layer[i] + setup.text_tokens for i in cost.needing_scores(per_layer)]
-        overhead += cost.summed([cost.scoring_cost(spec, n) for n in scored])
-    return cost.llm_cost(spec, per_layer, setup.text_tokens), overhead
+        prunes = [Prune(AimPrune(), Ramp())]
+        own += overhead.inside_llm(prunes, spec, per_layer, setup.text_tokens)
+    return cost.llm_cost(spec, per_layer, setup.text_tokens), own
 
 
 def _peak_in_fresh_process(setup: Setup, name: str) -> int:

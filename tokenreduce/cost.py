@@ -8,10 +8,9 @@ the layer that really works on it. Imports no torch and knows neither tensors no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import pairwise
 from operator import add
 
 from tokenreduce import result
@@ -25,8 +24,8 @@ an activation, as the paper counts them for Qwen2."""
 VICUNA_POINTWISE = 18
 """The same for the Vicuna of LLaVA-1.5, whose activation the paper counts twice."""
 
-_SOFTMAX = 5  # operations per attention weight
-_PAGERANK_STEPS = 5  # AIM's importance; each is one product of a row with the attention
+SOFTMAX = 5
+"""Operations per attention weight."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def layer_cost(text: TextSpec, tokens: int, pointwise: int = QWEN_POINTWISE) -> 
     weights = 2 * width * queries + 2 * width * text.kv_width + 3 * width * text.mlp_width
     return Cost(
         matmul=2 * n * weights + 4 * n * n * queries,
-        elementwise=_SOFTMAX * text.heads * n * n + pointwise * width * n,
+        elementwise=SOFTMAX * text.heads * n * n + pointwise * width * n,
     )
 
 
@@ -114,7 +113,7 @@ def tower_cost(vision: VisionSpec) -> Cost:
     weights = 4 * width * width + 2 * width * vision.mlp_width
     layer = Cost(
         matmul=2 * n * weights + 4 * n * n * width,
-        elementwise=_SOFTMAX * vision.heads * n * n + QWEN_POINTWISE * width * n,
+        elementwise=SOFTMAX * vision.heads * n * n + QWEN_POINTWISE * width * n,
     )
     embedding = Cost(matmul=2 * n * 3 * vision.patch_size**2 * width)
     return layer * vision.layers + embedding
@@ -126,31 +125,6 @@ def projector_cost(vision: VisionSpec, text: TextSpec) -> Cost:
     return Cost(
         matmul=2 * n * (vision.width * text.width + text.width**2), elementwise=n * text.width
     )
-
-
-def scoring_cost(text: TextSpec, tokens: int) -> Cost:
-    """AIM's importance after one layer of `tokens` positions: q k^T once more, its softmax, and
-    five steps of PageRank, all over the n (n + 1) / 2 pairs that are not in the future."""
-    pairs = tokens * (tokens + 1) // 2
-    product = 2 * pairs * text.heads * text.head_width
-    return Cost(
-        matmul=product + _PAGERANK_STEPS * 2 * pairs * text.heads,
-        elementwise=_SOFTMAX * pairs * text.heads,
-    )
-
-
-def merging_cost(width: int, rows: int, counts: Sequence[int]) -> Cost:
-    """Bipartite merging of `rows` rows whose token count goes through `counts`, the first included.
-
-    A round compares every even with every odd token, after scaling each to length 1, and adds what
-    goes into what stays by a product with a one-hot matrix.
-    """
-    cost = Cost()
-    for before, after in pairwise(counts):
-        even, odd = (before + 1) // 2, before // 2
-        products = 2 * (even * odd + (before - after) * after) * width
-        cost += Cost(products, (3 * before + 2 * after) * width)
-    return cost * rows
 
 
 def kv_bytes(
@@ -168,36 +142,24 @@ def prefill_cost(
     frames: int,
     visual_per_layer: Sequence[int],
     text_tokens: int,
-    scored_layers: Collection[int] = (),
-    merging: Cost = Cost(),
+    overhead: Cost = Cost(),
     kv_bytes_per_element: int = 2,
 ) -> PrefillCost:
     """Everything from the frames to the first logits.
 
-    frames           that went through the tower
-    scored_layers    indices of the layers after which importance was computed
-    merging          what merging before the LLM took, see `merging_cost`
+    frames    that went through the tower
+    overhead  what the reduction itself computes, see `tokenreduce.overhead`
 
-    Raises ValueError if visual_per_layer does not match the depth or a scored layer is not in it.
+    Raises ValueError if visual_per_layer does not match the depth.
     """
     text = spec.text
-    _check_depth(text, visual_per_layer)
-    if outside := [i for i in scored_layers if not 0 <= i < text.layers]:
-        raise ValueError(f"scored layers {outside} of a model of {text.layers} layers")
-    scored = [scoring_cost(text, visual_per_layer[i] + text_tokens) for i in scored_layers]
     frame = tower_cost(spec.vision) + projector_cost(spec.vision, text)
     return PrefillCost(
         vision=frame * frames,
         llm=llm_cost(text, visual_per_layer, text_tokens),
-        overhead=summed(scored) + merging,
+        overhead=overhead,
         kv_bytes=kv_bytes(text, visual_per_layer, text_tokens, kv_bytes_per_element),
     )
-
-
-def needing_scores(per_layer: Sequence[int]) -> tuple[int, ...]:
-    """Layers after which something was dropped and something kept: only these need scores."""
-    steps = enumerate(pairwise(per_layer))
-    return tuple(i for i, (here, after) in steps if 0 < after < here)
 
 
 def flops(
@@ -207,31 +169,29 @@ def flops(
     per_layer: Sequence[int],
     text_tokens: int,
     *,
-    scored_layers: Collection[int] = (),
-    merging: Cost = Cost(),
+    overhead: Cost = Cost(),
 ) -> result.Flops:
     """The `flops` of an answer. raw_visual: tokens that an unreduced model would have read.
 
-    The reduction's own work stands apart as `overhead` and counts against both ratios. The
-    unreduced model encodes the same frames.
+    The reduction's own work stands apart and counts against both ratios. The unreduced model
+    encodes the same frames. Raises ValueError if per_layer does not match the depth.
     """
     cost = prefill_cost(
         spec,
         frames=frames_encoded,
         visual_per_layer=per_layer,
         text_tokens=text_tokens,
-        scored_layers=scored_layers,
-        merging=merging,
+        overhead=overhead,
     )
     unreduced = llm_cost(spec.text, [raw_visual] * spec.text.layers, text_tokens).total
-    vision, spent = cost.vision.total, cost.llm.total + cost.overhead.total
+    vision, spent = cost.vision.total, cost.llm.total + overhead.total
     return result.Flops(
         vision=float(vision),
         llm=float(cost.llm.total),
         llm_unreduced=float(unreduced),
         ratio_llm=unreduced / spent,
         ratio_total=(vision + unreduced) / (vision + spent),
-        overhead=float(cost.overhead.total),
+        overhead=float(overhead.total),
     )
 
 

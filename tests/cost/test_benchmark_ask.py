@@ -52,7 +52,7 @@ def test_a_process_is_killed_when_it_is_late(record: ModuleType, tmp_path: Path)
     beat = tmp_path / "beat"
     code = f"import time\nwhile True: open({str(beat)!r}, 'a').write('x'); time.sleep(.02)"
     with pytest.raises(subprocess.TimeoutExpired):
-        record.run_process(python(code), timeout_seconds=1)
+        record.run_process(python(code), timeout_seconds=2)
     size = beat.stat().st_size
     time.sleep(0.2)
     assert 0 < size == beat.stat().st_size
