@@ -44,7 +44,7 @@ def make_clips(
         raise InputError(
             f"{folder} cannot be written: {error.strerror or error}; give another folder"
         ) from error
-    render.line(f"{count} clips in {folder}")
+    render.line(f"{count} clip{'' if count == 1 else 's'} in {folder}")
 
 
 @demo.command("score")

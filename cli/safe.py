@@ -33,9 +33,13 @@ def escaped(text: str) -> str:
     >>> print(escaped("a\x1b[31m\nb"))
     a\x1b[31m\nb
     """
-    return "".join(
-        one.encode("unicode_escape").decode("ascii") if _dangerous(one) else one for one in text
-    )
+    return "".join(_as_escape(one) if _dangerous(one) else one for one in text)
+
+
+def _as_escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte of a file name that was not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
 
 
 class Cleaner:

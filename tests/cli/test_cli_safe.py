@@ -32,7 +32,7 @@ def test_escaped_is_one_printable_line(part: Part, text: str) -> None:
 def test_escaped_leaves_ordinary_text_alone(part: Part) -> None:
     text = "Ünïcode 视频 👩‍👩‍👧 [bold] C:\\x.mp4"
     assert part("safe").escaped(text) == text
-    assert part("safe").escaped("a\udcff\n\x1b[2J\u202eb") == "a\\udcff\\n\\x1b[2J\\u202eb"
+    assert part("safe").escaped("a\udcff\n\x1b[2J\u202eb") == "a\\xff\\n\\x1b[2J\\u202eb"
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,62 @@
+"""docs/json.md names every key of the answer's object, with its type, and no other."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_origin, get_type_hints
+
+from tokenreduce.result import Answer
+
+PAGE = Path(__file__).parents[2] / "docs" / "json.md"
+WORDS: dict[Any, str] = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    int | None: "integer or null",
+    tuple[int, ...]: "list of integers",
+    tuple[float, ...]: "list of numbers",
+    tuple[str, ...]: "list of strings",
+    dict[str, str]: "object of strings",
+}
+
+
+def keys(kind: type, before: str = "") -> Iterator[tuple[str, str]]:
+    """Every key, dotted, with its type in words."""
+    hints = get_type_hints(kind)
+    assert is_dataclass(kind)
+    for field in fields(kind):
+        hint = hints[field.name]
+        name = before + field.name
+        if is_dataclass(hint):
+            assert isinstance(hint, type)
+            yield name, "object"
+            yield from keys(hint, f"{name}.")
+        else:
+            yield name, "string" if get_origin(hint) is Literal else WORDS[hint]
+
+
+def test_every_key_is_documented_with_its_type() -> None:
+    rows = re.findall(r"^\| `([a-z_.]+)` \| ([a-z ]+) \| .{5,} \|$", PAGE.read_text(), re.MULTILINE)
+    assert rows == list(keys(Answer))
+
+
+def dotted(value: dict[str, Any], before: str = "") -> set[str]:
+    found = set()
+    for key, inner in value.items():
+        found |= {before + key}
+        if isinstance(inner, dict) and key != "versions":
+            found |= dotted(inner, f"{before}{key}.")
+    return found
+
+
+def test_the_example_has_every_key(sample: Answer) -> None:
+    (block,) = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert dotted(json.loads(block)) == dotted(sample.to_json()) == {key for key, _ in keys(Answer)}
+
+
+def test_the_object_survives_json(sample: Answer) -> None:
+    assert json.loads(json.dumps(sample.to_json(), allow_nan=False)) == sample.to_json()
