@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(Bench.build(setup).peak_bytes(CASES[options.peak_of])))
         return 0
     names = options.cases or list(CASES)
-    result = measure(setup, names, options.repeats)
+    peaks = {} if options.no_peaks else {n: _peak_in_fresh_process(setup, n) for n in names}
+    result = measure(setup, names, options.repeats, peaks)
     print(json.dumps(result, indent=2, default=vars))
     if options.save:
         write(options.name, result, {**vars(setup), "repeats": options.repeats, "cases": names})
@@ -69,13 +70,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=CASES, help="only these (all)")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/NAME.json")
     parser.add_argument("--name", default="prefill", help="of the result (prefill)")
+    parser.add_argument("--no-peaks", action="store_true", help="leave memory out")
     parser.add_argument("--peak-of", choices=CASES, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
-def measure(setup: Setup, names: Sequence[str], repeats: int) -> dict[str, Any]:
+def measure(
+    setup: Setup, names: Sequence[str], repeats: int, peaks: Mapping[str, int]
+) -> dict[str, Any]:
     """Everything the record holds: what each case took, and against the first of `names`."""
-    peaks = {name: _peak_in_fresh_process(setup, name) for name in names}
     bench = Bench.build(setup)
     bench.warm_up([CASES[name] for name in names])
     samples = rounds({name: partial(bench.timed, CASES[name]) for name in names}, repeats)
@@ -96,8 +99,8 @@ def measure(setup: Setup, names: Sequence[str], repeats: int) -> dict[str, Any]:
             "speedup": speedup,
             "flops_ratio": unreduced / flops.total,
             "speedup_over_flops_ratio": speedup.median * flops.total / unreduced,
-            "peak_over_model_bytes": peaks[name],
-            "peak_share": peaks[name] / peaks[base],
+            "peak_over_model_bytes": peaks.get(name),
+            "peak_share": peaks[name] / peaks[base] if peaks else None,
             "visual_per_layer": bench.per_layer(CASES[name]),
         }
     return {"compared_with": base, "speedup_of": key, "cases": cases, "wanted": WANTED}
