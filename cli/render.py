@@ -73,6 +73,8 @@ def _wrapped(before: str, last: str) -> list[str]:
 def cost(answer: Answer) -> None:
     """The cost table, on stderr."""
     console = _stderr()
+    if sys.stdout.isatty():
+        console.print()  # the answer stands right above
     unicode = draws_unicode(sys.stderr, os.environ, sys.platform)
     for label, text in cost_lines(answer, console.width, unicode=unicode):
         whole = laid_out(label, text)

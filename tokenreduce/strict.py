@@ -25,6 +25,7 @@ Registries = Mapping[Any, Mapping[str, type]]
 """For each Protocol, its implementations by the name they have in a file."""
 
 _LARGEST_BYTES = 1 << 20
+_LARGEST = 1e18  # of a number; above it an int may not fit a float, and nothing means anything
 _FRACTION = re.compile(r"\d{1,18}(\.\d{1,18})?|\d{1,18}/\d{1,18}")
 _WORDS = {
     int: "a whole number",
@@ -147,7 +148,12 @@ def _sequence(kind: Any, value: object, where: str, named: Registries) -> tuple[
 
 
 def _scalar(kind: Any, value: object, where: str) -> Any:
-    accepted = {int: int, float: (int, float), bool: bool, str: str}
+    accepted: dict[Any, tuple[type, ...]] = {
+        int: (int,),
+        float: (int, float),
+        bool: (bool,),
+        str: (str,),
+    }
     if kind is Fraction:
         try:
             return fraction(value)
@@ -155,7 +161,7 @@ def _scalar(kind: Any, value: object, where: str) -> Any:
             raise SettingError(f"{where} is {shortened(value)}; it must be {error}") from error
     # A bool is an int to Python, not to whoever writes the file.
     right = isinstance(value, accepted[kind]) and (kind is bool or not isinstance(value, bool))
-    if not right or (isinstance(value, float) and not math.isfinite(value)):
+    if not right or (isinstance(value, (int, float)) and not abs(value) <= _LARGEST):
         raise SettingError(f"{where} is {shortened(value)}; it must be {_WORDS[kind]}")
     return float(value) if kind is float and isinstance(value, (int, float)) else value
 

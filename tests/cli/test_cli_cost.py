@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -73,7 +74,14 @@ def test_the_table_as_it_is_shown(
     assert run("ask", "a.mp4", "Q").stderr.endswith("answer\n" + table)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_page_shows_the_table_as_it_is(sample: Answer, part: Part) -> None:
+    page = Path(__file__).parents[2] / "docs" / "cli.md"
+    cost = part("cost")
+    lines = [cost.laid_out(*line) for line in cost.cost_lines(sample, 80, unicode=True)]
+    assert "```\n" + "\n".join(lines) + "\n```\n" in page.read_text(encoding="utf-8")
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     width=st.integers(35, 200),
     layers=st.integers(0, 90),

@@ -21,7 +21,7 @@ NASTY = st.text(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(alphabet=st.characters(), max_size=40))
 def test_escaped_is_one_printable_line(part: Part, text: str) -> None:
     shown = part("safe").escaped(text)
@@ -35,7 +35,7 @@ def test_escaped_leaves_ordinary_text_alone(part: Part) -> None:
     assert part("safe").escaped("a\udcff\n\x1b[2J\u202eb") == "a\\xff\\n\\x1b[2J\\u202eb"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=NASTY, cuts=st.lists(st.integers(0, 40), max_size=6))
 @example(text="a\x1b[31mred\x1b[0m", cuts=[2, 3, 4])
 @example(text="\x1b]0;title\x1b\\b", cuts=[9, 10])

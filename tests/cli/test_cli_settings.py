@@ -109,6 +109,7 @@ def test_both_at_one_level_are_a_mistake(
         ("budget = true", ": budget is True; it must be a whole number"),
         ("budget = 0", ": budget is 0; it must be a whole number of visual tokens, at least 1"),
         ('temperature = "1"', ": temperature is '1'; it must be a number from 0 to 10"),
+        ("temperature = " + "9" * 400, "it must be a number from 0 to 10"),
         ("time_text = 1", ": time_text is 1; it must be true or false"),
         ('seek = "fast"', ": seek is 'fast'; it must be one of: exact, keyframe"),
         ("model = 7", ": model is 7; it must be an alias, a hub id or a folder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
@@ -65,6 +66,19 @@ def test_the_shipped_presets_are_what_the_documentation_says() -> None:
     assert found == WHOLE
 
 
+def test_the_page_says_the_same() -> None:
+    page = Path(__file__).parents[2] / "docs" / "cli.md"
+    rows = [line.split("|") for line in page.read_text(encoding="utf-8").splitlines()]
+    said = {}
+    for row in rows:
+        if len(row) == 7 and " x native" in row[2]:
+            for name in re.findall(r"`(\w+)`", row[1]):
+                seek = "keyframe" if row[5].strip() == "key frames" else row[5].strip()
+                kept = Fraction(1) if row[3].strip() == "all" else Fraction(row[3].strip())
+                said[name] = (Fraction(row[2].split()[0]), seek, kept)
+    assert said == {name: found[:3] for name, found in WHOLE.items()}
+
+
 def test_ramps_of_the_shipped_presets() -> None:
     ramps = {name: [s.schedule for s in load_preset(name).in_llm] for name in preset_names()}
     paper = [Ramp(Fraction(1, 2), Fraction(11, 14))]
@@ -115,6 +129,16 @@ MISTAKES = {
     ),
     "missing key": ("frames = 2", 'seek = "exact"', [".video: key 'frames' is missing"]),
     "missing summary": ('summary = "mine"', "", [": key 'summary' is missing; it is text"]),
+    "number beyond floats": (
+        '"aim-prune" }',
+        '"aim-prune", temperature = ' + "9" * 400 + " }",
+        [".stage[1].method.temperature is 999", "...; it must be a number"],
+    ),
+    "number that is none": (
+        '"aim-prune" }',
+        '"aim-prune", temperature = inf }',
+        [".stage[1].method.temperature is inf; it must be a number"],
+    ),
     "site": ('at = "llm"', 'at = "lmm"', [".stage[1].at is 'lmm'; it can be: frames, clip, llm"]),
     "method": (
         '"aim-merge"',
