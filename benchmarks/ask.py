@@ -68,10 +68,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _make_clip(command: Sequence[str], folder: Path) -> Path:
     made = run_process([*command, "demo", "make", str(folder), "--clips", "1", "--seed", "7"])
-    clip = folder / "clip-0000.mp4"
-    if made.returncode != 0 or not clip.exists():
+    clips = sorted(folder.glob("*.mp4"))
+    if made.returncode != 0 or not clips:
         raise Failed(f"demo make exited with {made.returncode}: {made.stderr.strip()}")
-    return clip
+    return clips[0]
 
 
 def _asked(command: Sequence[str], options: argparse.Namespace) -> ProcessRun:
