@@ -50,6 +50,11 @@ class Decoder:
     ) -> None:
         self.close()
 
+    @property
+    def pid(self) -> int | None:
+        """Of the child, None while there is none."""
+        return None if self._child is None else self._child.pid
+
     def close(self) -> None:
         """Ends the child; the next call would start another."""
         child, self._child, self._streaming = self._child, None, False

@@ -18,13 +18,16 @@ def shown(path: str | os.PathLike[str]) -> str:
     'a\\nb.mp4'
     """
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return line or "''"
 
 
 def checked(path: str | os.PathLike[str]) -> str:
     """The absolute path of a regular, readable, non-empty file. Raises InputError for any other."""
     name, absolute = shown(path), os.path.abspath(os.fspath(path))
     try:
+        if not os.fspath(path):
+            raise FileNotFoundError
         facts = os.stat(absolute)
         if not stat.S_ISREG(facts.st_mode):
             kind = "a directory" if stat.S_ISDIR(facts.st_mode) else "a pipe, socket or device"

@@ -72,4 +72,4 @@ def _span(source: Source, known: Probe) -> Span:
         return Span(tick, first, last, Fraction(1))
     stream = source.stream
     period = constant_period(first, last, tick, stream.average_rate, stream.base_rate)
-    return Span(tick, first, last, period)
+    return Span(tick, first, last, period if known.constant_rate else None)

@@ -25,6 +25,14 @@ _START = (
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
+START_SECONDS = 120.0
+"""For the child's imports, which no video influences but a busy machine may delay."""
+
+
+EXIT_SECONDS = 2.0
+"""For a child that closed its pipe to end by itself."""
+
+
 class Died(Exception):
     """The child ended before it answered. The message says how, to follow "the decoder"."""
 
@@ -35,6 +43,7 @@ class Child:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._stalled = False
+        self._patience = max(START_SECONDS, limits.stall_seconds)
         root = str(Path(__file__).resolve().parents[2])
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _START, root, json.dumps(asdict(limits))],
@@ -47,6 +56,7 @@ class Child:
         self._from = cast(BinaryIO, self._process.stdout)
         try:
             self._await_ready()
+            self._patience = limits.stall_seconds
         except BaseException:
             self.kill()
             raise
@@ -73,7 +83,7 @@ class Child:
         `Limits.stall_seconds`; it is killed then.
         """
         while True:
-            timer = threading.Timer(self._limits.stall_seconds, self._stall)
+            timer = threading.Timer(self._patience, self._stall)
             timer.daemon = True
             timer.start()
             try:
@@ -108,10 +118,12 @@ class Child:
         self._process.kill()
 
     def _end(self) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(EXIT_SECONDS)  # so that its own status is seen, not that of the kill
         self._process.kill()
         code = self._process.wait()
         if self._stalled:
-            return f"made no progress for {self._limits.stall_seconds:g} s and was stopped"
+            return f"made no progress for {self._patience:g} s and was stopped"
         if code < 0 and code != -signal.SIGKILL:
             return f"crashed ({signal.Signals(-code).name})"
         if code < 0:

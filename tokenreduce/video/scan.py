@@ -8,16 +8,24 @@ somewhere before a place, up to the place.
 from __future__ import annotations
 
 from bisect import insort
+from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
 from tokenreduce.video.source import Beat, Source
-from tokenreduce.video.times import Span, constant_period, targets
+from tokenreduce.video.times import Span, constant_period, even, targets
 from tokenreduce.video.types import Request
 
 BACK_SECONDS = (0, 1, 4, 16, 64)
 """How far before a place to try next, when a seek went past it. After these, the start."""
+
+
+SAMPLE = 128
+"""Frames at each end that are looked at to tell whether the rate is constant."""
+
+REORDERED = 32
+"""More than any codec's frames that are stored before one displayed earlier."""
 
 
 class Wanted(NamedTuple):
@@ -62,29 +70,49 @@ def measure(source: Source, first: int, beat: Beat) -> tuple[Span, int]:
         source.seek(None)
         count = sum(packet.shown for packet in seen(source, beat))
         return Span(source.tick, 0, max(count - 1, 0), Fraction(1)), 1
-    last, shown = _last(source, first, beat)
+    tail = _tail(source, first, beat)
+    last, shown = (tail[-1].pts, tail[-1].duration) if tail else (first, 0)
     stream = source.stream
     period = constant_period(first, last, source.tick, stream.average_rate, stream.base_rate)
+    # A header may claim a constant rate for frames that come as they like; the ends would tell.
+    if period and not (
+        even([packet.pts for packet in tail], period) and even(_head(source, first, beat), period)
+    ):
+        period = None
     return Span(source.tick, first, last, period), shown
 
 
-def _last(source: Source, first: int, beat: Beat) -> tuple[int, int]:
-    """Time of the last packet to be displayed, and its duration."""
+def _head(source: Source, first: int, beat: Beat) -> list[int]:
+    """Ascending times of the first frames, `SAMPLE` at most."""
+    source.seek(None)
+    times: list[int] = []
+    for packet in seen(source, beat):
+        if packet.shown and packet.pts >= first:
+            insort(times, packet.pts)
+        if len(times) == SAMPLE + REORDERED:
+            return times[:SAMPLE]
+    return times
+
+
+def _tail(source: Source, first: int, beat: Beat) -> list[Seen]:
+    """The packets displayed last, ascending in time, `SAMPLE` at most."""
     duration = source.container.duration  # microseconds
     end = first if duration is None else first + int(Fraction(duration, 10**6) / source.tick)
     for back in (*BACK_SECONDS, None):
-        place = first if back is None else end - int(back / source.tick)
+        place = end - int(back / source.tick) if back is not None and source.seeks else first
         source.seek(place if place > first else None)
-        last, shown, complete = first, 0, place <= first
+        read: deque[Seen] = deque(maxlen=SAMPLE + REORDERED)
+        # Of the packets after a seek, only those from a key frame on are sure to include the one
+        # displayed last: frames are stored in the order of decoding.
+        key = first if place <= first else None
         for packet in seen(source, beat):
-            # Of the packets after a seek, only those from a key frame on are sure to include
-            # the one displayed last: frames are stored in the order of decoding.
-            complete |= packet.key
-            if packet.shown and packet.pts >= last:
-                last, shown = packet.pts, packet.duration
-        if complete:
+            key = packet.pts if key is None and packet.key else key
+            if packet.shown and key is not None and packet.pts >= max(key, first):
+                read.append(packet)
+        if read or place <= first:
             break
-    return last, shown
+    tail = sorted(read, key=lambda packet: packet.pts)
+    return tail[-SAMPLE:] if len(tail) > SAMPLE else tail
 
 
 class Scout:
@@ -121,13 +149,12 @@ class Scout:
     def _every(self, asked: Sequence[int]) -> list[int] | None:
         """The time of every frame between the ends, if there are no more than are asked for.
 
-        None if there are more, or clearly so. On a constant rate evenly spaced times meet every
-        frame by themselves; otherwise they would miss some of a burst.
+        None if there are more. On a constant rate evenly spaced times meet every frame by
+        themselves; otherwise they would miss some of a burst.
         """
-        low, high = asked[0], asked[-1]
-        rate = self._source.stream.average_rate or 0
-        if self._span.period or (high - low) * self._span.tick * rate > 2 * len(asked):
+        if self._span.period:
             return None
+        low, high = asked[0], asked[-1]
         self._jump(low)
         times = [] if self._best is None else [self._best]
         for packet in (*self._ahead, *self._packets):
@@ -140,14 +167,15 @@ class Scout:
 
     def _at(self, target: int) -> Wanted | None:
         """The frame on display at `target`."""
-        if self._target is not None and target - self._target <= self._reach:
+        since = None if self._target is None else target - self._target
+        if since is not None and (since <= self._reach or not self._source.seeks):
             self._read(target)
         else:
             self._jump(target)
         self._target = target
         if self._best is None:
             return None
-        if self._key is None or self._key > self._best:
+        if self._key is None or self._key > self._best or not self._source.seeks:
             return Wanted(self._best, None)
         # Key frames further apart than this are read through rather than sought again.
         self._reach = max(self._reach, target - self._key)

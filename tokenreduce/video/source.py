@@ -19,6 +19,10 @@ from av.stream import Discard, Disposition
 from tokenreduce.errors import InputError
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,gif,ogg,mpeg,asf"
+_SEQUENTIAL = frozenset({"mpeg", "ogg"})
+"""Demuxers that know some presentation times only by counting on from earlier ones: after a seek
+the same packet may get another time."""
+
 CONTAINERS = "mp4, mov, mkv, webm, avi, ts, flv, gif, ogg, mpg and wmv"
 
 Beat = Callable[[], None]
@@ -29,15 +33,22 @@ THREADS = 2
 
 
 class Source:
-    """One open file and its video stream. Raises InputError if it cannot be used."""
+    """One open file and its video stream. Raises InputError if it cannot be used.
+
+    tick      seconds of one tick of the stream's time base
+    seeks     whether packets have the same times after a seek; otherwise `seek` goes to the start
+    in_order  whether times are guesses, and only the order in which frames come out is known
+    """
 
     def __init__(self, path: str, max_pixels: int) -> None:
         self.path = path
         self._max_pixels = max_pixels
+        # libav refuses by itself what is far too large, before it takes the memory. It counts
+        # whole strides, hence the factor; `_admit` is exact.
         self._options = {
             "protocol_whitelist": "file",
             "format_whitelist": FORMATS,
-            "max_pixels": str(max_pixels),
+            "max_pixels": str(2 * max_pixels),
         }
         self.container = self._open()
         self.stream: Any = _video_stream(self.container)
@@ -45,8 +56,9 @@ class Source:
         self._admit(max_pixels)
         self.codec.thread_count = THREADS
         self.codec.thread_type = "AUTO"
-        self.codec.options = {"max_pixels": str(max_pixels)}
+        self.codec.options = {"max_pixels": self._options["max_pixels"]}
         self.tick = Fraction(self.stream.time_base)
+        self.seeks = self.container.format.name not in _SEQUENTIAL
         self.in_order = _times_out_of_order(self)
 
     def _open(self) -> InputContainer:
@@ -56,7 +68,7 @@ class Source:
             raise
         except ArgumentError as error:
             raise InputError(
-                f"its container is not one that is read; allowed are {CONTAINERS}: convert it"
+                f"not a video in a container that is read; allowed are {CONTAINERS}: convert it"
             ) from error
         except InvalidDataError as error:
             raise InputError(
@@ -68,6 +80,11 @@ class Source:
 
     def _admit(self, max_pixels: int) -> None:
         pixels = self.codec.width * self.codec.height
+        if not pixels:
+            raise InputError(
+                f"its frames have no readable size, or one above the allowed {max_pixels / 1e6:g} "
+                "million pixels: scale it down, or export it again"
+            )
         if pixels > max_pixels:
             raise InputError(
                 f"its frames are {self.codec.width} x {self.codec.height}; allowed are "
@@ -84,7 +101,7 @@ class Source:
         Flushes the codec. A container that cannot seek starts again.
         """
         try:
-            if ticks is None:
+            if ticks is None or not self.seeks:
                 self.container.seek(-(1 << 62), backward=True, any_frame=False)
             else:
                 self.container.seek(ticks, stream=self.stream, backward=True)

@@ -9,9 +9,10 @@ asking for more than there are gives each once.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class Span:
 
     def ticks(self, seconds: float) -> Fraction:
         """`seconds` after the first frame, as ticks after the first frame."""
-        return Fraction(seconds) / self.tick
+        return _freed(Fraction(seconds) / self.tick)
 
     def seconds(self, pts: int) -> float:
         """A presentation time in seconds, 0 at the first frame."""
@@ -61,6 +62,12 @@ def constant_period(
     return period if period >= 1 else None
 
 
+def even(times: Iterable[int], period: Fraction) -> bool:
+    """Whether `times`, in any order, lie one period apart, but for their rounding to ticks."""
+    slack = max(period / 10, Fraction(1))
+    return all(abs(b - a - period) < slack for a, b in pairwise(sorted(times)))
+
+
 def targets(span: Span, frames: int, start: float = 0.0, stop: float | None = None) -> list[int]:
     """Ascending ticks; each asks for the frame with the largest presentation time at or below it.
 
@@ -76,14 +83,15 @@ def targets(span: Span, frames: int, start: float = 0.0, stop: float | None = No
     # In numpy's own arithmetic and truncated, as the reference does: with exact fractions about
     # one choice of (n, N) in 150 differs by a frame, where a float product falls short of an
     # integer. Half a period of grace absorbs timestamps that were rounded to ticks.
-    grid = np.linspace(_frame(low / span.period), _frame(high / span.period), frames)
+    begin, end = (float(_freed(bound / span.period)) for bound in (low, high))
+    grid = np.linspace(begin, end, frames)
     return [span.first + int((int(k) + Fraction(1, 2)) * span.period) for k in grid]
 
 
-def _frame(position: Fraction) -> float:
-    """A position in frames, freed of the rounding of seconds such as 0.3."""
+def _freed(position: Fraction) -> Fraction:
+    """A position freed of the binary rounding of seconds such as 1.9, which may lie below."""
     near = round(position)
-    return float(near if abs(position - near) < Fraction(1, 10**6) else position)
+    return Fraction(near) if abs(position - near) < Fraction(1, 10**6) else position
 
 
 def choose(times: Sequence[int], wanted: Sequence[int]) -> list[int]:

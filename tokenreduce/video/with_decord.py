@@ -70,8 +70,10 @@ def _package() -> Any:
 
 
 def _guarded(call: Any) -> Any:
-    """decord raises RuntimeError and its DECORDError for whatever it cannot read."""
+    """decord's errors have no base of their own, and say nothing a user could act on."""
     try:
         return call()
-    except (RuntimeError, ValueError, IndexError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise InputError("decord cannot read it; try the decoder 'pyav'") from error
