@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
@@ -152,8 +154,8 @@ def recorded() -> type[Recorded]:
 class Masked:
     """Nothing removed, only masked: what removal has to equal. Slow, and without our engine.
 
-    visible(i, layers' logits so far) is not asked: `sees` (layers, l) bool says which keys each
-    layer may look at. Every position stays a query and goes through every layer.
+    sees (layers, l) bool: which keys each layer may look at. Every position stays a query and
+    goes through every layer.
     """
 
     model: Any
@@ -189,9 +191,27 @@ def _scores(layer: Any, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     k = attention.k_proj(x).view(shape).transpose(1, 2)
     q, k = apply_rotary_pos_emb(q, k, *rope)
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-    return torch.matmul(q, k.transpose(2, 3)) * attention.scaling
+    scores: Tensor = torch.matmul(q, k.transpose(2, 3)) * attention.scaling
+    return scores
 
 
 @pytest.fixture(scope="session")
 def masked() -> type[Masked]:
     return Masked
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        self.numel = max([self.numel, *sizes])
+        return out
+
+
+@pytest.fixture(scope="session")
+def largest_tensor() -> type[Largest]:
+    return Largest

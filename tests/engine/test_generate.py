@@ -41,7 +41,7 @@ def ask(qwen2: Any, make_prompt: MakePrompt) -> Callable[..., tuple[Generation, 
             sampling,
             eos_ids,
             pieces.append,
-            lambda seconds: pieces.append("|"),
+            lambda _: pieces.append("|"),
         )
         return generation, pieces
 
@@ -50,7 +50,7 @@ def ask(qwen2: Any, make_prompt: MakePrompt) -> Callable[..., tuple[Generation, 
 
 def test_an_answer_and_what_it_took(ask: Any, qwen2: Any, make_prompt: MakePrompt) -> None:
     generation, pieces = ask(Sampling(12))
-    plan = Plan(make_prompt(40, range(6, 33)), PRUNES, 0, lambda read: None)
+    plan = Plan(make_prompt(40, range(6, 33)), PRUNES)
     stock = qwen2.hosted.generate(
         inputs_embeds=plan.prompt.embeds,
         plan=plan,
@@ -133,7 +133,7 @@ def test_an_interrupt_comes_through_at_once(qwen2: Any, make_prompt: MakePrompt)
             Sampling(1000, 1.0),
             [],
             stop_at_three,
-            lambda seconds: None,
+            lambda _: None,
         )
     assert len(pieces) == 3
     assert torch.equal(torch.get_rng_state(), before)
@@ -147,7 +147,7 @@ def test_a_checkpoints_own_habits_do_not_count(
 
     def answer(sampling: Sampling) -> str:
         return generate(
-            model, spelled, prompt, PRUNES, sampling, [100_000], lambda t: None, lambda s: None
+            model, spelled, prompt, PRUNES, sampling, [100_000], lambda _: None, lambda _: None
         ).text
 
     greedy, hot = answer(Sampling(16)), answer(Sampling(16, 2.0, 5))
@@ -162,7 +162,7 @@ def test_a_checkpoints_own_habits_do_not_count(
 
 def test_what_a_ragged_cache_cannot_do_is_refused(qwen2: Any, make_prompt: MakePrompt) -> None:
     model, prompt = qwen2.hosted, make_prompt(12, range(3, 9))
-    plan = Plan(prompt, PRUNES, 0, lambda read: None)
+    plan = Plan(prompt, PRUNES)
     for more in ({"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}):
         with pytest.raises(SettingError, match="2 sequences at once"):
             model.generate(inputs_embeds=prompt.embeds, plan=plan, max_new_tokens=3, **more)
@@ -170,8 +170,8 @@ def test_what_a_ragged_cache_cannot_do_is_refused(qwen2: Any, make_prompt: MakeP
         model(inputs_embeds=prompt.embeds.repeat(3, 1, 1), plan=plan, past_key_values=cache(model))
     with pytest.raises(SettingError, match="not a NoneType"):
         model(inputs_embeds=prompt.embeds, plan=plan)
+    static = StaticCache(config=model.config, max_cache_len=20)
     with pytest.raises(SettingError, match="not a StaticCache"):
-        static = StaticCache(config=model.config, max_cache_len=20)
         model(inputs_embeds=prompt.embeds, plan=plan, past_key_values=static)
     read = cache(model)
     model(inputs_embeds=prompt.embeds, plan=plan, past_key_values=read)

@@ -30,7 +30,7 @@ from tokenreduce.methods.aim_prune import AimPrune
 from tokenreduce.schedule import Full, Ramp
 
 MakePrompt = Callable[..., Prompt]
-TEXT = {
+TEXT: dict[str, Any] = {
     "vocab_size": 101,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -42,7 +42,7 @@ TEXT = {
     "eos_token_id": None,
     "pad_token_id": 0,
 }
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 16,
     "num_hidden_layers": 1,
@@ -127,7 +127,7 @@ def test_four_bit_layers(nf4: tuple[Any, Any], make_prompt: MakePrompt) -> None:
     prompt = Prompt(prompt.embeds.bfloat16(), prompt.visual, prompt.tokens)
     caches = [DynamicCache(config=model.config) for model in nf4]
     plain = stock(inputs_embeds=prompt.embeds, past_key_values=caches[0], logits_to_keep=1).logits
-    plan = Plan(prompt, [Prune(AimPrune(), Full())], 0, lambda read: None)
+    plan = Plan(prompt, [Prune(AimPrune(), Full())])
     kept = hosted(inputs_embeds=prompt.embeds, past_key_values=caches[1], plan=plan).logits
     assert torch.equal(kept, plain)
     reads: list[Any] = []

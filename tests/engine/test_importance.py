@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from tokenreduce.importance import importance, ranked
 from tokenreduce.tokens import Attention
@@ -103,7 +101,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
         importance(Attention(q, q, 1.0, causal=False))
     for wrong in ({"temperature": 0.0}, {"iterations": 0}, {"damping": 1.5}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            importance(Attention(q, q, 1.0, causal=True), **wrong)  # type: ignore[arg-type]
+            importance(Attention(q, q, 1.0, causal=True), **wrong)
 
 
 def test_ties_fall_to_the_earlier_iterate_then_to_the_lower_index() -> None:
@@ -126,26 +124,11 @@ def test_scores_that_underflow_are_told_apart() -> None:
     assert len({tuple(row) for row in kept}) > len(set(last.tolist()))
 
 
-class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that any operation returned."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self.numel = max(self.numel, leaf.numel())
-        return out
-
-
-def footprint(attention: Attention) -> tuple[int, int]:
+def footprint(attention: Attention, largest: Any) -> tuple[int, int]:
     """Elements of the largest tensor while scoring, and the highest sum of bytes that torch's
     allocator had given out and not taken back."""
     with (
-        Largest() as largest,
+        largest,
         profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recording,
     ):
         importance(attention)
@@ -159,12 +142,12 @@ def footprint(attention: Attention) -> tuple[int, int]:
     return largest.numel, peak
 
 
-def test_memory_grows_with_the_length_not_with_its_square() -> None:
+def test_memory_grows_with_the_length_not_with_its_square(largest_tensor: Any) -> None:
     heads, peaks = 2, []
     for length in (2048, 4096, 8192):
         q, k = torch.randn(1, heads, length, 16), torch.randn(1, 1, length, 16)
         attention = Attention(q, k, 0.25, causal=True)
-        numel, peak = footprint(attention)
+        numel, peak = footprint(attention, largest_tensor())
         assert 0 < numel <= (4 << 20) // 4  # one buffer of the default size
         assert numel < length * length  # of one head
         assert peak > 2 * 4 * numel  # bytes: both buffers were counted
@@ -173,10 +156,10 @@ def test_memory_grows_with_the_length_not_with_its_square() -> None:
     assert peaks[2] < 16 << 20
 
 
-def test_a_block_never_falls_below_sixteen_rows() -> None:
+def test_a_block_never_falls_below_sixteen_rows(largest_tensor: Any) -> None:
     """A buffer of 16 rows is the smallest, so that long prompts stay fast."""
     length = 300
     attention = Attention(torch.randn(1, 4, length, 8), torch.randn(1, 2, length, 8), 1.0, True)
-    with Largest() as largest:
+    with largest_tensor() as largest:
         importance(attention, block_bytes=1)
     assert largest.numel == 4 * 16 * length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -32,12 +33,13 @@ STEPS = 8
 @pytest.fixture(scope="module")
 def models() -> tuple[Any, Any]:
     """transformers' model and ours, with the golden weights."""
-    config = json.loads((GOLDEN / "aim_e2e" / "config.json").read_text())
+    config = Qwen2Config(**json.loads((GOLDEN / "aim_e2e" / "config.json").read_text()))
     weights = load_file(GOLDEN / "aim_e2e" / "model.safetensors")
-    stock = Qwen2ForCausalLM(Qwen2Config(**config)).eval()
-    hosted = HostedQwen2(Qwen2Config(**config)).eval()
+    stock: Any = Qwen2ForCausalLM(config)
+    hosted: Any = HostedQwen2(copy.deepcopy(config))
     for model in (stock, hosted):
         model.load_state_dict(weights)
+        model.eval()
     prepare(hosted)
     return stock, hosted
 
@@ -63,15 +65,15 @@ def official_keeps(mask: Tensor, prompt: Prompt) -> list[list[int]]:
 
 
 def decode(model: Any, prompt: Prompt, *prunes: Prune) -> tuple[Tensor, list[int], Any]:
-    """Logits (8, vocab), greedy tokens and the hidden state of the last position, layer by layer."""
+    """Logits (8, vocab), greedy tokens and the last position's hidden state, layer by layer."""
     hidden: list[Tensor] = []
     stack = model.model
     hooks = [
         layer.register_forward_pre_hook(lambda _, a: hidden.append(a[0][0, -1]))
         for layer in stack.layers
     ]
-    hooks.append(stack.norm.register_forward_hook(lambda _, a, out: hidden.append(out[0, -1])))
-    plan = {"plan": Plan(prompt, prunes, 0, lambda read: None)} if prunes else {}
+    hooks.append(stack.norm.register_forward_hook(lambda *a: hidden.append(a[2][0, -1])))
+    plan = {"plan": Plan(prompt, prunes)} if prunes else {}
     out = model.generate(
         inputs_embeds=prompt.embeds,
         max_new_tokens=STEPS,
@@ -163,7 +165,7 @@ def test_first_logits_after_merging(models: tuple[Any, Any], forced: Any, case: 
     prompt = prompt_of(FULL[f"{case}/inputs_embeds"], begin, end)
     assert prompt.embeds.shape[1] == length
     keeps = official_keeps(FULL[f"{case}/keep_mask_after_layer"], prompt)
-    plan = Plan(prompt, [Prune(forced(keeps), Ramp())], 0, lambda read: None)
+    plan = Plan(prompt, [Prune(forced(keeps), Ramp())])
     read = read_prompt(models[1], plan, DynamicCache(config=models[1].config))
     expected = FULL[f"{case}/first_logits"]
     torch.testing.assert_close(read.logits[0, 0], expected, rtol=0, atol=1e-3)

@@ -6,13 +6,11 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache
 
 from tokenreduce.engine import attention, prefill
@@ -21,6 +19,7 @@ from tokenreduce.engine.types import Plan, Prompt, Prune
 from tokenreduce.errors import ModelError
 from tokenreduce.methods.aim_prune import AimPrune
 from tokenreduce.methods.controls import Random
+from tokenreduce.paradigm import Site
 from tokenreduce.schedule import Full, Once, Ramp, Schedule
 from tokenreduce.tokens import Seen, Split, Tokens
 
@@ -28,7 +27,7 @@ MakePrompt = Callable[..., Prompt]
 
 
 def plan_of(prompt: Prompt, *prunes: Prune) -> Plan:
-    return Plan(prompt, prunes, 0, lambda read: None)
+    return Plan(prompt, prunes)
 
 
 def inputs_of_layers(model: Any, forward: Callable[[], Any]) -> list[Tensor]:
@@ -36,7 +35,7 @@ def inputs_of_layers(model: Any, forward: Callable[[], Any]) -> list[Tensor]:
     seen: list[Tensor] = []
     layers = model.model.layers
     hooks = [layer.register_forward_pre_hook(lambda _, a: seen.append(a[0])) for layer in layers]
-    hooks.append(layers[-1].register_forward_hook(lambda _, a, out: seen.append(out)))
+    hooks.append(layers[-1].register_forward_hook(lambda *a: seen.append(a[2])))
     forward()
     for hook in hooks:
         hook.remove()
@@ -56,7 +55,8 @@ def test_keeping_all_is_the_stock_forward_bit_for_bit(
     assert stock.config._attn_implementation == "sdpa"
     prompt = make_prompt(40, range(6, 33))
     prompt = replace(prompt, embeds=prompt.embeds.to(dtype))
-    theirs, ours = DynamicCache(config=stock.config), DynamicCache(config=hosted.config)
+    theirs: Any = DynamicCache(config=stock.config)
+    ours: Any = DynamicCache(config=hosted.config)
     plan = plan_of(prompt, *prunes)
 
     logits: dict[str, Tensor] = {}
@@ -199,7 +199,7 @@ def test_two_methods_prune_after_each_other(
 class Averaging:
     """Keeps the first tokens and gives each the mean of all: a method that changes values."""
 
-    sites = frozenset({"llm"})
+    sites: ClassVar[frozenset[Site]] = frozenset({"llm"})
 
     def rounds(self, n: int, keep: int) -> tuple[int, ...]:
         return (keep,)
@@ -217,7 +217,7 @@ class Averaging:
 
 def test_a_method_may_change_the_tokens_it_keeps(qwen2: Any, make_prompt: MakePrompt) -> None:
     prompt, model = make_prompt(20, range(4, 14)), qwen2.hosted.model
-    prune: Any = Prune(Averaging(), Once(Fraction(0), Fraction(3, 10)))
+    prune = Prune(Averaging(), Once(Fraction(0), Fraction(3, 10)))
     cache = DynamicCache(config=model.config)
     before = prefill.run(model, prefill.start(prompt), cache, stop=1).hidden
     cache = DynamicCache(config=model.config)
@@ -242,25 +242,13 @@ def test_a_saved_state_is_run_on_from(qwen2: Any, make_prompt: MakePrompt) -> No
         assert lengths(cache) == lengths(whole_cache)
 
 
-class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that any operation returned."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        self.numel = max([self.numel, *sizes])
-        return out
-
-
 def test_no_square_of_the_length_is_ever_made(
-    paired: Callable[..., Any], make_prompt: MakePrompt
+    paired: Callable[..., Any], make_prompt: MakePrompt, largest_tensor: Any
 ) -> None:
     model = paired("qwen2", num_hidden_layers=2).hosted.model
     prompt, cache = make_prompt(3000, range(5, 2990)), DynamicCache(config=model.config)
     prune = Prune(AimPrune(), Once(Fraction(0), Fraction(1, 2)))
-    with Largest() as largest:
+    with largest_tensor() as largest:
         state = prefill.run(model, prefill.start(prompt), cache, [prune])
     assert state.per_layer == (2985, 1492)
     assert 0 < largest.numel < 3000 * 3000 / 4
@@ -286,7 +274,7 @@ class Inventing(Averaging):
 
 
 def test_invented_places_are_refused(qwen2: Any, make_prompt: MakePrompt) -> None:
-    prune: Any = Prune(Inventing(), Once(Fraction(0), Fraction(1, 2)))
+    prune = Prune(Inventing(), Once(Fraction(0), Fraction(1, 2)))
     cache = DynamicCache(config=qwen2.hosted.config)
     state = prefill.start(make_prompt(9, range(2, 7)))
     with pytest.raises(ValueError, match="places that it was not given"):
@@ -297,7 +285,7 @@ def test_a_model_that_was_not_prepared_is_named(qwen2: Any, make_prompt: MakePro
     model = copy.deepcopy(qwen2.stock).model
     cache, state = DynamicCache(config=model.config), prefill.start(make_prompt(9, range(2, 7)))
     prune = Prune(AimPrune(), Once(Fraction(0), Fraction(1, 2)))
-    with pytest.raises(ModelError, match="layer 0 was seen 0 times.*make_observable"):
+    with pytest.raises(ModelError, match=r"layer 0 was seen 0 times.*make_observable"):
         prefill.run(model, state, cache, [prune])
 
 

@@ -61,6 +61,10 @@ class Prefilled:
     per_layer: tuple[int, ...]
 
 
+def _ignore(read: Prefilled) -> None:
+    """Needs to know nothing about a prompt that has been read."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a hosted model does with the prompt it is called with, while its cache is empty.
@@ -70,9 +74,9 @@ class Plan:
     """
 
     prompt: Prompt
-    prunes: Sequence[Prune]
-    seed: int
-    done: Callable[[Prefilled], None]
+    prunes: Sequence[Prune] = ()
+    seed: int = 0
+    done: Callable[[Prefilled], None] = _ignore
 
 
 @dataclass(frozen=True)
