@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tokenreduce.demo import questions, scenes
@@ -66,11 +67,11 @@ class Words:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def times(scene: Scene, rate: float, frames: int) -> tuple[np.ndarray, float]:
+def times(scene: Scene, rate: float, frames: int) -> tuple[list[float], float]:
     """LLaVA-Video's uniform sampling: times (s) of linspace(0, n - 1) frames, and n / rate."""
     count = max(round(scene.duration * rate), 1)
     index = np.linspace(0, count - 1, frames, dtype=int)
-    return index / rate, count / rate
+    return [float(at) for at in index / rate], count / rate
 
 
 def time_text(at: Sequence[float], duration: float) -> str:
@@ -132,13 +133,14 @@ def training_batch(
     words: Words, shape: Shape, videos: int, key: Sequence[int], rng: np.random.Generator
 ) -> Batch:
     """A batch of fresh scenes; 70 % of the films are sampled where their stars are."""
-    chosen: list[tuple[Scene, np.ndarray, float, list[Question]]] = []
+    chosen: list[tuple[Scene, list[float], float, list[Question]]] = []
     number = 0
     while len(chosen) < videos:
         rate = float(rng.choice(RATES))
         duration = float(np.round(rng.uniform(8.0, 60.0), 1))
         count = max(round(duration * rate), 1)
-        at = np.linspace(0, count - 1, shape.frames, dtype=int) / rate
+        index = np.linspace(0, count - 1, shape.frames, dtype=int)
+        at = [float(second) for second in index / rate]
         snap = at if rng.random() < 0.7 else None
         things = int(rng.choice(6, p=(0.12, 0.16, 0.18, 0.18, 0.18, 0.18))) + 1
         scene = scenes.sample(
@@ -154,7 +156,7 @@ def training_batch(
 def pack(
     words: Words,
     shape: Shape,
-    chosen: list[tuple[Scene, np.ndarray, float, list[Question]]],
+    chosen: list[tuple[Scene, list[float], float, list[Question]]],
     rng: np.random.Generator | None = None,
 ) -> Batch:
     """Token ids and frames of (scene, times, duration, questions) in one batch.
@@ -196,19 +198,19 @@ def pack(
     return Batch(packed, torch.from_numpy(early), [asked for *_, asked in chosen])
 
 
-def _early(scene: Scene, at: np.ndarray, shape: Shape) -> np.ndarray:
+def _early(scene: Scene, at: list[float], shape: Shape) -> NDArray[np.float32]:
     """Labels of the auxiliary head for every visual token, [V, 3]."""
     table = GRID * GRID + shape.grid[0] * shape.grid[1] + 1
     labels = np.zeros((len(at), table, 3), np.float32)
     labels[..., 2] = (np.arange(len(at)) / max(len(at) - 1, 1))[:, None]
     labels[:, -1, 0] = -1  # newlines
     for thing in scene.things:
-        seen = [index for index, t in enumerate(at) if thing.visible(float(t))]
+        seen = [index for index, t in enumerate(at) if thing.visible(t)]
         if not seen:
             continue
-        x0, y0 = thing.position(float(at[seen[0]]))
+        x0, y0 = thing.position(at[seen[0]])
         for index in seen:
-            x, y = thing.position(float(at[index]))
+            x, y = thing.position(at[index])
             across, down = x - x0, y - y0
             code = 5
             if abs(across) + abs(down) > 0.08 * SIDE:
@@ -217,4 +219,5 @@ def _early(scene: Scene, at: np.ndarray, shape: Shape) -> np.ndarray:
                 cell = int(y / SIDE * rows) * columns + int(x / SIDE * columns)
                 labels[index, first + cell, 0] = code
                 labels[index, first + cell, 1] = float(index == seen[0])
-    return labels.reshape(-1, 3)[layout(list(shape.plan), shape.grid).numpy()]
+    where = layout(list(shape.plan), shape.grid).numpy()
+    return np.asarray(labels.reshape(-1, 3)[where], np.float32)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
+from torch.nn import functional
 
 from tokenreduce.budget import Layout
 from tokenreduce.demo import questions, scenes
@@ -33,7 +33,7 @@ from tokenreduce.paradigm import Method
 from tokenreduce.reducer import Reducer
 from training import batches, export
 from training.batches import Words
-from training.model import DEPTH, GRID, DemoModel, Packed
+from training.model import DEPTH, GRID, DemoModel, Packed, layout
 
 log = logging.getLogger("training.evaluate")
 METHODS: dict[str, Method | None] = {
@@ -62,7 +62,7 @@ class Film:
     """A held-out scene as it was sampled: times in s, whole length in s, and its questions."""
 
     scene: Scene
-    at: np.ndarray
+    at: list[float]
     duration: float
     asked: list[Question]
     timed: bool
@@ -77,19 +77,17 @@ def film(number: int, frames: int) -> Film:
     return Film(scene, at, duration, asked, timed=number % 2 == 0)
 
 
-def reduced(
-    model: DemoModel, pooled: Tensor, method: str, keep: Fraction, seed: int
-) -> Tensor:
+def reduced(model: DemoModel, pooled: Tensor, method: str, keep: Fraction, seed: int) -> Tensor:
     """Pooled tokens [T, 36, d] to [1, n, d], newlines included."""
     frames = len(pooled)
-    layout = Layout(frames, GRID, GRID, "grid")
+    raw = Layout(frames, GRID, GRID, "grid")
     if method == "pool":
         grid = POOLS[keep]
-        lines = keep.numerator * layout.per_frame // keep.denominator // (GRID + 1)
-        where = batches.layout([(False, lines)] * frames, grid)
+        lines = keep.numerator * raw.per_frame // keep.denominator // (GRID + 1)
+        where = layout([(False, lines)] * frames, grid)
         return model.visual(pooled[None], grid, where)
-    budget = layout.available if method == "full" else int(layout.available * keep)
-    reducer = Reducer(layout, budget, METHODS[method], model.newline, seed=seed)
+    budget = raw.available if method == "full" else int(raw.available * keep)
+    reducer = Reducer(raw, budget, METHODS[method], model.newline, seed=seed)
     reducer.add(pooled)
     return reducer.finish().x
 

@@ -106,7 +106,7 @@ def config(words: Words) -> dict[str, Any]:
 def load(folder: Path, words: Words) -> DemoModel:
     """The model of the run in `folder`, as far as it has been trained."""
     model = DemoModel(words.size)
-    model.load_state_dict(torch.load(folder / "language.pt", weights_only=False)["model"])
+    model.load_state_dict(torch.load(folder / "language.pt")["model"])
     return model.eval()
 
 

@@ -3,7 +3,7 @@
 The number of frames grows along `CURRICULUM`; nearly half of the batches pool frames to another
 grid, so that the model does not lean on 42 tokens a frame. It never sees a merged or pruned token.
 
-    python -m training.language [--folder runs/demo] [--ranks 2] [--steps 4000]
+    python -m training.language [--folder runs/demo] [--ranks 2] [--steps 3500]
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import logging
 import math
 import time
 from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tokenreduce.demo.questions import KINDS
 from tokenreduce.demo.world import NATIVE
@@ -27,7 +28,7 @@ from training.model import AUXILIARY_WIDTH, WIDTH, DemoModel
 from training.parallel import Optimizer, launch, save, total
 
 log = logging.getLogger("training.language")
-STEPS, RATE, WARMUP, FLAT, DECAY = 4000, 2.0e-3, 60, 0.35, 0.05
+STEPS, RATE, WARMUP, FLAT, DECAY = 3500, 2.0e-3, 60, 0.35, 0.05
 MIXED = 0.45  # share of the batches with another pooling grid
 AUXILIARY = 0.3  # weight of the auxiliary loss
 # Up to this share of the steps: the odds of each number of frames.
@@ -37,6 +38,11 @@ CURRICULUM: tuple[tuple[float, dict[int, float]], ...] = (
     (0.45, {1: 0.03, 4: 0.12, 8: 0.45, 16: 0.4}),
     (0.70, {1: 0.03, 4: 0.07, 8: 0.3, 16: 0.4, 32: 0.2}),
     (1.00, {1: 0.03, 4: 0.05, 8: 0.24, 16: 0.32, 32: 0.28, 64: 0.08}),
+)
+_COUNTERS = (
+    "loss",
+    "batches",
+    *(f"{kind} {what}" for kind in KINDS for what in ("right", "asked")),
 )
 VIDEOS = {1: 20, 2: 16, 4: 12, 8: 8, 16: 6, 32: 4, 64: 2}  # a step, all ranks
 
@@ -94,8 +100,47 @@ def loss(
     for video, asked in enumerate(batch.asked):
         for line, question in enumerate(asked):
             marks[question.kind].append(bool(whole[video, line]))
-    marks["loss"] = []
     return value + AUXILIARY * extra, marks
+
+
+@dataclass
+class Tally:
+    """Marks since the last report, and each kind's running share right over all ranks."""
+
+    running: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_COUNTERS, 0.0))
+
+    def add(self, marks: dict[str, list[bool]], value: float) -> None:
+        self.sums["loss"] += value
+        self.sums["batches"] += 1
+        for kind in KINDS:
+            self.sums[f"{kind} right"] += sum(marks[kind])
+            self.sums[f"{kind} asked"] += len(marks[kind])
+
+    def report(self) -> str:
+        """Sums up over the ranks (all must call it) and begins anew."""
+        summed = total(self.sums)
+        for kind in KINDS:
+            if asked := summed[f"{kind} asked"]:
+                keep = 0.5 ** (asked / 100)  # half of the figure is the last hundred questions
+                share = summed[f"{kind} right"] / asked
+                self.running[kind] = self.running.get(kind, share) * keep + share * (1 - keep)
+        self.sums = dict.fromkeys(_COUNTERS, 0.0)
+        shares = " ".join(f"{kind} {self.running.get(kind, 0):.2f}" for kind in KINDS)
+        return f"loss {summed['loss'] / summed['batches']:.3f} {shares}"
+
+
+def optimizer_of(model: DemoModel, auxiliary: nn.Linear, rank: int, ranks: int) -> Optimizer:
+    """Muon on the decoder's and the projector's matrices, AdamW on the rest."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [
+        p for name, p in trained if p.ndim == 2 and ("layers." in name or "projector" in name)
+    ]
+    chosen = {id(p) for p in matrices}
+    others = [p for _, p in trained if id(p) not in chosen]
+    return Optimizer(
+        matrices, [*others, *auxiliary.parameters()], rank=rank, ranks=ranks, decay=DECAY
+    )
 
 
 def train(rank: int, ranks: int, folder: Path, steps: int, rate: float) -> None:
@@ -105,63 +150,50 @@ def train(rank: int, ranks: int, folder: Path, steps: int, rate: float) -> None:
     words = Words(folder)
     model, auxiliary = DemoModel(words.size), nn.Linear(WIDTH, AUXILIARY_WIDTH)
     model.tower.load_state_dict(torch.load(folder / f"vision-{NATIVE}.pt")["tower"])
-    matrices = [
-        p
-        for name, p in model.named_parameters()
-        if p.requires_grad and p.ndim == 2 and ("layers." in name or "projector" in name)
-    ]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
-    optimizer = Optimizer(
-        matrices, [*others, *auxiliary.parameters()], rank=rank, ranks=ranks, decay=DECAY
-    )
+    optimizer = optimizer_of(model, auxiliary, rank, ranks)
+    tally = Tally()
     path, own = folder / "language.pt", folder / f"language-{rank}.pt"
-    first, smooth, spent, cpu = 0, {}, 0.0, 0.0
+    first, spent, cpu = 0, 0.0, 0.0
     if path.exists():
-        saved = torch.load(path, weights_only=False)
-        first, smooth, spent, cpu = saved["step"], saved["smooth"], saved["spent"], saved["cpu"]
+        saved = torch.load(path)
+        first, spent, cpu = saved["step"], saved["spent"], saved["cpu"]
+        tally.running = saved["smooth"]
         model.load_state_dict(saved["model"])
         auxiliary.load_state_dict(saved["auxiliary"])
         optimizer.load_state_dict(torch.load(own))
     began, cpu_began = time.time() - spent, time.process_time() - cpu
-    sums: dict[str, float] = dict.fromkeys([*(f"{k} {w}" for k in KINDS for w in "+n")], 0.0)
-    lost, seen = 0.0, 0
     for step in range(first, steps):
         progress = step / steps
-        shared = np.random.default_rng((2, step))  # all ranks draw batches of one shape
-        frames, base = frames_at(progress, shared)
-        mixed = 0.9 if base == 64 else MIXED
-        shape = varied(frames, shared, mixed, timed=bool(shared.random() < 0.5))
-        videos = max(VIDEOS[base] // ranks, 1)
-        rng = np.random.default_rng((3, step, rank))
-        batch = training_batch(words, shape, videos, (step, rank), rng)
+        batch = _batch(words, step, progress, rank, ranks)
         with torch.autocast("cpu", torch.bfloat16):
             value, marks = loss(model, auxiliary, batch)
         value.backward()  # type: ignore[no-untyped-call]
         norm = optimizer.step(schedule(progress, step, rate))
-        lost, seen = lost + float(value.detach()), seen + 1
-        for kind in KINDS:
-            sums[f"{kind} +"] += sum(marks[kind])
-            sums[f"{kind} n"] += len(marks[kind])
+        tally.add(marks, float(value.detach()))
         last = step + 1 == steps
         if step % 20 == 19 or last:
-            summed = total({**sums, "lost": lost})
-            for kind in KINDS:
-                if count := summed[f"{kind} n"]:
-                    keep = 0.5 ** (count / 100)
-                    figure = summed[f"{kind} +"] / count
-                    smooth[kind] = smooth.get(kind, figure) * keep + figure * (1 - keep)
-            text = " ".join(f"{kind} {smooth.get(kind, 0):.2f}" for kind in KINDS)
             spent, cpu = time.time() - began, time.process_time() - cpu_began
-            log.info("step %d loss %.3f norm %.1f s %.0f cpu %.0f %s", step + 1,
-                     summed["lost"] / seen / ranks, norm, spent, cpu * ranks, text)
-            sums, lost, seen = dict.fromkeys(sums, 0.0), 0.0, 0
+            log.info(
+                "step %d %s norm %.1f s %.0f cpu %.0f",
+                *(step + 1, tally.report(), norm, spent, cpu * ranks),
+            )
         if step % 100 == 99 or last:
             save(optimizer.state_dict(), own)
             if rank == 0:
                 state = {"model": model.state_dict(), "auxiliary": auxiliary.state_dict()}
-                progressed = {"step": step + 1, "smooth": smooth, "spent": spent, "cpu": cpu}
-                save({**state, **progressed}, path)
+                so_far = {"step": step + 1, "smooth": tally.running, "spent": spent, "cpu": cpu}
+                save({**state, **so_far}, path)
+
+
+def _batch(words: Words, step: int, progress: float, rank: int, ranks: int) -> Batch:
+    """This rank's batch; all ranks draw batches of one shape, so that none waits for another."""
+    shared = np.random.default_rng((2, step))
+    frames, base = frames_at(progress, shared)
+    # 64 whole frames would cost as much as five steps: they are nearly always pooled.
+    mixed = 0.9 if base == 64 else MIXED
+    shape = varied(frames, shared, mixed, timed=bool(shared.random() < 0.5))
+    rng = np.random.default_rng((3, step, rank))
+    return training_batch(words, shape, max(VIDEOS[base] // ranks, 1), (step, rank), rng)
 
 
 def main() -> None:

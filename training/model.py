@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tokenreduce.demo.world import NATIVE
@@ -90,7 +90,6 @@ class DemoModel(nn.Module):
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
             rms_norm_eps=1e-6,
             tie_word_embeddings=True,
-            attn_implementation="sdpa",
         )
         self.llm = Qwen2ForCausalLM(config)
         nn.init.normal_(self.llm.model.embed_tokens.weight, std=0.1)

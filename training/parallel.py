@@ -18,15 +18,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
-from torch import Tensor, nn
+from torch import Tensor, multiprocessing, nn
 
 
 def launch(worker: Callable[..., None], ranks: int, *arguments: object) -> None:
     """Runs `worker(rank, ranks, *arguments)` in `ranks` processes and waits for them."""
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{Path(folder) / 'meeting'}"
-        multiprocessing.spawn(  # type: ignore[no-untyped-call]
+        multiprocessing.spawn(  # type: ignore[attr-defined]
             _enter, (worker, ranks, meeting, arguments), nprocs=ranks, join=True
         )
 
@@ -103,7 +102,7 @@ class Optimizer:
         for optimizer in (self.muon, self.adamw):
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            optimizer.step()
+            optimizer.step()  # type: ignore[no-untyped-call]
         for source, share in enumerate(self.shares):
             flat = torch.cat([p.detach().reshape(-1) for p in share])
             dist.broadcast(flat, source)

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from tokenreduce.demo.scenes import offset
 from tokenreduce.demo.world import COLORS, NATIVE, SHAPES, SIDE, STAR, Look, Renderer, Scene, Thing
 from tokenreduce.demo.world import patch as shape_patch
 from training.parallel import Optimizer, launch, save, total
@@ -94,7 +95,7 @@ def draw(rng: np.random.Generator, pixels: int) -> tuple[Any, Any]:
         key=(int(rng.integers(1 << 62)),),
         grey=float(rng.uniform(0.18, 0.53)),
         gain=float(1.0 + 0.12 * rng.uniform(-1, 1)),
-        offset=tuple(0.04 * rng.uniform(-1, 1, 3)),
+        offset=offset(rng),
         softness=float(rng.uniform(1.0, 2.6)) if rng.random() < 0.6 else 0.7,
         noise=float(rng.uniform(0.0, 0.045)),
     )
@@ -239,8 +240,15 @@ def train(rank: int, ranks: int, folder: Path, stage: int) -> None:
             text = " ".join(f"{name} {v:.3f}" for name, v in means.items())
             spent = time.time() - began
             cpu = time.process_time()
-            log.info("%d px step %d %s norm %.2f s %.0f cpu %.0f", plan.pixels, step, text, norm,
-                     spent, cpu * ranks)
+            log.info(
+                "%d px step %d %s norm %.2f s %.0f cpu %.0f",
+                plan.pixels,
+                step,
+                text,
+                norm,
+                spent,
+                cpu * ranks,
+            )
         if step % 200 == 199 or last:
             save(optimizer.state_dict(), own)
             if rank == 0:

@@ -28,7 +28,9 @@ def words(folder: Path) -> Words:
     return Words(folder)
 
 
-@pytest.mark.parametrize("text", ["", " ", "Wörter, 漢字 🎬\t\r\n\n  x=1_000", "\x00\x7f", "crosses"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "Wörter, 漢字 🎬\t\r\n\n  x=1_000", "\x00\x7f", "crosses"]
+)
 def test_any_text_comes_back_from_its_tokens(folder: Path, text: str) -> None:
     read = AutoTokenizer.from_pretrained(folder)
     assert read.decode(read.encode(text)) == text
@@ -110,7 +112,8 @@ def test_a_whole_frame_ends_every_row_with_a_newline() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "rows", "ends"), [(1, 6, [5]), (2, 6, [2, 5]), (3, 6, [1, 3, 5]), (4, 5, [0, 1, 2, 4])]
+    ("count", "rows", "ends"),
+    [(1, 6, [5]), (2, 6, [2, 5]), (3, 6, [1, 3, 5]), (4, 5, [0, 1, 2, 4])],
 )
 def test_newlines_are_spread(count: int, rows: int, ends: list[int]) -> None:
     assert spread(count, rows) == ends

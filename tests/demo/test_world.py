@@ -9,9 +9,7 @@ from tokenreduce.demo import scenes, world
 from tokenreduce.demo.world import COLORS, PARTS, SIDE, STAR, Look, Scene, Star, Thing
 
 KEYS = [(scenes.HELD_OUT, number) for number in range(60)]
-PLAIN = Look(
-    key=(0,), grey=0.3, gain=1.0, offset=(0.0, 0.0, 0.0), softness=0.7, noise=0.0
-)
+PLAIN = Look(key=(0,), grey=0.3, gain=1.0, offset=(0.0, 0.0, 0.0), softness=0.7, noise=0.0)
 
 
 def alone(shape: str, color: str = "red") -> Scene:

@@ -103,8 +103,8 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
 def answerable(scene: Scene, question: Question, times: Sequence[float]) -> bool:
     """Whether frames at these times (seconds, ascending) show what the answer rests on."""
     things = [scene.things[index] for index in question.things]
-    stars = [scene.stars[index] for index in question.stars]
-    sightings = [_sightings(one, times) for one in (*things, *stars)]
+    sightings = [_sightings(thing, times) for thing in things]
+    sightings += [_sightings(scene.stars[index], times) for index in question.stars]
     if not all(sightings):
         return False
     if question.kind == "motion":
@@ -177,7 +177,7 @@ def _color(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
 
 
 def _shape(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
-    colors = [one.color for one in (*scene.things, *scene.stars)]
+    colors = [thing.color for thing in scene.things] + [star.color for star in scene.stars]
     for index, thing in enumerate(scene.things):
         if colors.count(thing.color) == 1:
             yield Question("shape", _phrase(rng, "shape", c=thing.color), thing.shape, (index,))

@@ -61,11 +61,17 @@ def sample(
         key=full_key,
         grey=float(rng.uniform(0.18, 0.53)),
         gain=float(1.0 + 0.12 * rng.uniform(-1, 1)),
-        offset=tuple(0.04 * rng.uniform(-1, 1, 3)),
+        offset=offset(rng),
         softness=float(rng.uniform(1.0, 2.4)) if rng.random() < 0.6 else 0.7,
         noise=float(rng.uniform(0.0, 0.045)),
     )
     return Scene(seconds, tuple(placed), stars, look)
+
+
+def offset(rng: np.random.Generator) -> tuple[float, float, float]:
+    """A colour cast, added to the three channels."""
+    red, green, blue = (float(value) for value in 0.04 * rng.uniform(-1, 1, 3))
+    return red, green, blue
 
 
 def _identities(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
@@ -159,9 +165,7 @@ def _stars(
             star = _star(rng, color, seconds, snap)
             middle = (star.appears + star.vanishes) / 2
             crowd = [
-                (thing.position(middle), thing.radius)
-                for thing in placed
-                if thing.visible(middle)
+                (thing.position(middle), thing.radius) for thing in placed if thing.visible(middle)
             ]
             x, y = star.place
             clear = all(

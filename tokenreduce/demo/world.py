@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ PARTS: dict[str, tuple[float, float]] = {
     "end": (0.71, 1.0),
 }
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 Frame = NDArray[np.uint8]
 
 
@@ -110,20 +111,23 @@ class Scene:
 
 def distance(shape: str, x: Floats, y: Floats, radius: float) -> Floats:
     """Signed distance (world units, negative inside) from points relative to the shape's centre."""
-    if shape == "circle":
-        return np.hypot(x, y) - radius
     ax, ay = np.abs(x), np.abs(y)
-    if shape == "square":
-        return np.maximum(ax, ay) - 0.86 * radius
-    if shape == "triangle":
+    found: Floats
+    if shape == "circle":
+        found = np.hypot(x, y) - radius
+    elif shape == "square":
+        found = np.maximum(ax, ay) - 0.86 * radius
+    elif shape == "triangle":
         side = (1.7 * ax - 0.95 * (y + radius)) / 1.947
-        return np.maximum(y - 0.7 * radius, side)
-    if shape == "cross":
+        found = np.maximum(y - 0.7 * radius, side)
+    elif shape == "cross":
         arm = 0.34 * radius
         level = np.maximum(ax - radius, ay - arm)
         upright = np.maximum(ax - arm, ay - radius)
-        return np.minimum(level, upright)
-    return _five_points(ax, -y, radius)
+        found = np.minimum(level, upright)
+    else:
+        found = _five_points(ax, -y, radius)
+    return found
 
 
 def _five_points(x: Floats, y: Floats, radius: float) -> Floats:
@@ -135,8 +139,8 @@ def _five_points(x: Floats, y: Floats, radius: float) -> Floats:
     x, y = np.abs(x), y - radius
     bx, by = 0.52 * s, 0.52 * c - 1.0
     along = np.clip((x * bx + y * by) / (bx * bx + by * by), 0.0, radius)
-    away: Floats = np.hypot(x - bx * along, y - by * along)
-    return away * np.sign(y * bx - x * by)
+    signed: Floats = np.hypot(x - bx * along, y - by * along) * np.sign(y * bx - x * by)
+    return signed
 
 
 def patch(
@@ -172,7 +176,8 @@ class Renderer:
         smooth = np.einsum("ia,abc,jb->ijc", near, coarse, near, optimize=True)
         texture = 0.035 * rng.standard_normal((NATIVE, NATIVE, 1))
         texture = texture[self._grain][:, self._grain]
-        return np.clip(look.grey + smooth + texture, 0.02, 0.85).astype(np.float32)
+        whole: Floats = np.clip(look.grey + smooth + texture, 0.02, 0.85)
+        return whole.astype(np.float32)
 
     def frame(self, seconds: float) -> Frame:
         """The picture at a time, uint8 RGB [size, size, 3]."""
@@ -187,7 +192,7 @@ class Renderer:
         image *= np.float32(look.gain)
         image += np.asarray(look.offset, np.float32)
         if look.noise > 0:
-            rng = np.random.default_rng((*look.key, 2, int(round(seconds * 1000))))
+            rng = np.random.default_rng((*look.key, 2, round(seconds * 1000)))
             grain = rng.standard_normal((NATIVE, NATIVE, 3), dtype=np.float32)
             image += np.float32(look.noise) * grain[self._grain][:, self._grain]
         return (np.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
