@@ -6,7 +6,8 @@ it), dies with its parent, and never imports torch. Knows neither models nor pre
     from the parent   {"do": "probe", "path"} | {"do": "frames", "path", "request", "probe"}
     to the parent     {"is": "ready"} once, then for each order any number of {"is": "busy"} and
                       {"is": "frame", "seconds"} + pixels, and at last one of {"is": "probe", ...},
-                      {"is": "done"}, {"is": "refused", "error", "message"}, {"is": "bug", "trace"}
+                      {"is": "done"}, {"is": "refused", "error", "message"}, {"is": "bug", "trace"};
+                      "spent" in a refusal means that this process is of no more use
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def _serve(order: dict[str, Any], limits: Limits, post: Post) -> None:
             f"needs more than the {limits.memory_bytes / 2**30:.3g} GiB of memory that decoding "
             "may take: scale it down"
         )
-        post.put({"is": "refused", "error": "InputError", "message": message})
+        post.put({"is": "refused", "error": "InputError", "message": message, "spent": True})
     except TokenReduceError as error:
         kind = "SettingError" if isinstance(error, SettingError) else "InputError"
         post.put({"is": "refused", "error": kind, "message": str(error)})

@@ -68,6 +68,8 @@ class Decoder:
         try:
             child.order({"do": "probe", "path": absolute})
             header, _ = child.answer()
+            if header.get("spent"):
+                self._drop(child)
             facts = _accepted(header, path)
         except TokenReduceError:
             raise
@@ -118,8 +120,8 @@ class Decoder:
             child.order(order)
             while True:
                 header, payload = child.answer(size * size * 3)
-                ended = header["is"] != "frame"
-                if ended:
+                if header["is"] != "frame":
+                    ended = not header.get("spent")
                     _accepted(header, path)
                     break
                 pixels = np.frombuffer(payload, np.uint8).reshape(size, size, 3)
