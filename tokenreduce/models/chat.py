@@ -14,10 +14,11 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from tokenreduce.errors import ModelError
+from tokenreduce.errors import InputError
 
 IMAGE = "<image>"
 START, END = "<|im_start|>", "<|im_end|>"
+_TEXT_END = "<|endoftext|>"
 _SYSTEM = "You are a helpful assistant."
 _BEFORE = f"{START}system\n{_SYSTEM}{END}\n{START}user\n"
 _AFTER = f"{END}\n{START}assistant\n"
@@ -26,9 +27,8 @@ _AFTER = f"{END}\n{START}assistant\n"
 def time_text(duration_seconds: float, frame_seconds: Sequence[float]) -> str:
     """LLaVA-Video's time instruction: the video's length and when each sampled frame is shown.
 
-    >>> time_text(4, [0, 2])[62:]
-    'se frames are located at 0.00s,2.00s.Please answer the following questions related to this \
-video.'
+    >>> time_text(4, [0, 2])[:46]
+    'The video lasts for 4.00 seconds, and 2 frames'
     """
     stamps = ",".join(f"{seconds:.2f}s" for seconds in frame_seconds)
     return (
@@ -52,24 +52,19 @@ def prompt_text(question: str, time: str | None) -> str:
 class Chat:
     """Turns questions into tokens. What a user writes can never become a special token.
 
-    tokenizer: of the checkpoint, in which START and END are one token each.
+    tokenizer: of the checkpoint; START and END are one token each in all that `load_tokenizer`
+    accepts.
     """
 
     tokenizer: PreTrainedTokenizerBase
 
-    def __post_init__(self) -> None:
-        for token in (START, END):
-            if len(self._template(token)) != 1:
-                raise ModelError(
-                    f"{self.tokenizer.name_or_path}: its tokenizer has no token {token}; "
-                    "the tokenizer files do not belong to a Qwen chat model"
-                )
-
     @property
     def stops(self) -> tuple[int, ...]:
-        """Tokens that end an answer: the end of a turn, and of a text where that is another."""
-        eos = self.tokenizer.eos_token_id
-        return tuple(dict.fromkeys([*self._template(END), *([] if eos is None else [eos])]))
+        """Tokens that end an answer: the end of a turn and, as Qwen2's own settings say, that of
+        a text."""
+        texts = [END, *[name for name in (self.tokenizer.eos_token, _TEXT_END) if name]]
+        ids = [self._template(name) for name in texts]
+        return tuple(dict.fromkeys(one[0] for one in ids if len(one) == 1))
 
     def text_of(self, ids: list[int]) -> str:
         """The text of generated ids, special tokens left out and nothing tidied."""
@@ -87,14 +82,19 @@ class Chat:
     def plain(self, text: str) -> list[int]:
         """Token ids of `text` as nothing but text: special tokens written out in it are cut up.
 
-        Equal to ordinary tokenization wherever the text names no added token.
+        Equal to ordinary tokenization wherever the text names no added token. Raises InputError
+        for text that is no Unicode, such as an argument with a stray byte.
         """
-        found = self._added.search(text)
-        if found is None:
-            return self._ids(text, as_text=True)
-        # Cut behind the first character: neither side spells the token any more.
-        cut = found.start() + 1
-        return self._ids(text[:cut], as_text=True) + self.plain(text[cut:])
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise InputError("the question holds bytes that are no text: write it in UTF-8")
+        ids: list[int] = []
+        begin = at = 0
+        while found := self._added.search(text, at):
+            # Cut behind the first character: neither side spells the token any more.
+            at = found.start() + 1
+            ids += self._ids(text[begin:at], as_text=True)
+            begin = at
+        return ids + self._ids(text[begin:], as_text=True)
 
     def is_word(self, word: str) -> bool:
         """Whether `word` is one token, at the start of a text or after a space."""
@@ -123,7 +123,8 @@ class Chat:
         return [bos] if bos is not None and self.tokenizer("a")["input_ids"][0] == bos else []
 
 
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+# Letters, or signs beyond ASCII; digits and punctuation belong to no language.
+_WORD = re.compile(r"[^\W\d_]+|[^\s\x00-\x7f]+")
 
 
 def unknown_words(chat: Chat, question: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ about where a checkpoint lies.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, Literal, get_args
 
 from tokenreduce.budget import Newline
@@ -36,6 +37,8 @@ _TOWER = "siglip-so400m-patch14-384"
 _POOLS = ("bilinear", "average", "max")
 # Keys that only the training of LLaVA-Video writes; LLaVA-OneVision has the same architecture.
 _VIDEO_KEYS = ("add_time_instruction", "mm_newline_position", "force_sample", "faster_token_stride")
+# Far above any model there is; a file that says more is damaged, and would be built on trust.
+_MOST, _MOST_LAYERS = 1 << 24, 1024
 _TEXT_KEYS = (
     "vocab_size",
     "hidden_size",
@@ -84,8 +87,13 @@ def read_spec(name: str, config: Config, preprocessor: Config) -> ModelSpec:
             f"{name}: its config.json says quantization_config, so its weights are quantised "
             "already; give the original checkpoint and --quantize"
         )
-    vision = vision_section(name, config)
-    text = _text_spec(name, text_section(name, config))
+    vision, language = vision_section(name, config), text_section(name, config)
+    _refuse_other(name, vision, "model_type", ("siglip_vision_model",))
+    _refuse_other(name, vision, "hidden_act", ("gelu_pytorch_tanh",))
+    _refuse_other(name, language, "hidden_act", ("silu",))
+    _refuse_other(name, language, "use_sliding_window", (False, None))
+    _refuse_other(name, config, "projector_hidden_act", ("gelu",))
+    text = _text_spec(name, language)
     if format_of(config) == "transformers":
         _refuse_other(name, config, "vision_feature_layer", (-1, vision.get("num_hidden_layers")))
         _refuse_other(name, config, "vision_feature_select_strategy", ("full",))
@@ -204,10 +212,11 @@ def _count(name: str, config: Config, key: str, default: int | None = None) -> i
     value = config.get(key, default)
     if value is None and default is not None:
         return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    most = _MOST_LAYERS if key == "num_hidden_layers" else _MOST
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         given = "missing" if key not in config else repr(value)
         raise ModelError(
-            f"{name}: {key} in config.json is {given}; a count of at least 1 is needed"
+            f"{name}: {key} in config.json is {given}; a count from 1 to {most} needed"
         )
     return value
 
@@ -216,9 +225,11 @@ def _channels(name: str, config: Config, key: str) -> tuple[float, float, float]
     value = config.get(key, (0.5, 0.5, 0.5))
     match value:
         case [float() | int() as r, float() | int() as g, float() | int() as b]:
-            return float(r), float(g), float(b)
+            if all(isfinite(x) and (x > 0 or key == "image_mean") for x in (r, g, b)):
+                return float(r), float(g), float(b)
     raise ModelError(
-        f"{name}: {key} in preprocessor_config.json is {value!r}; three numbers needed"
+        f"{name}: {key} in preprocessor_config.json is {value!r}; three numbers are needed, and "
+        "standard deviations above 0"
     )
 
 

@@ -7,10 +7,9 @@ from importlib import import_module
 from tokenreduce.events import Watcher, ignore
 from tokenreduce.models.base import VideoModel
 from tokenreduce.models.families import FAMILIES, family_of
+from tokenreduce.models.files import CONFIG, read_json
 from tokenreduce.models.locate import (
-    CONFIG,
     config_folder,
-    read_json,
     read_spec,
     resolve,
     spec_in,

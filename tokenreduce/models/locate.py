@@ -6,31 +6,29 @@ what the weights mean; imports no torch.
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from tokenreduce.errors import ModelError, SettingError
 from tokenreduce.events import Warned, Watcher, ignore
 from tokenreduce.models.aliases import ALIASES, DEMO
 from tokenreduce.models.families import family_of
+from tokenreduce.models.files import (
+    CONFIG,
+    PREPROCESSOR,
+    complete,
+    existing,
+    missing_files,
+    read_json,
+    weight_files,
+)
 from tokenreduce.models.spec import ModelSpec
 
-CONFIG = "config.json"
-PREPROCESSOR = "preprocessor_config.json"
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 # No pickle and no Python: neither is ever asked for, so neither can be run.
 _WANTED = ["*.json", "*.safetensors", "merges.txt"]
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_MOST_JSON_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -51,20 +49,23 @@ def resolve(name: str, revision: str | None = None) -> Source:
 
     Raises SettingError if it is none of these, or if a revision is given twice or for a folder.
     """
+    if not name.strip() or "\0" in name:
+        raise SettingError(_unknown(name))
     alias = ALIASES.get(name.lower())
     if alias is not None and alias.hub_id is None:
         return _local(DEMO, Path(str(files("tokenreduce.demo"))) / "checkpoint", revision)
-    path = Path(name).expanduser()
-    if alias is None and (path.exists() or _looks_local(name)):
+    path = Path(os.path.expanduser(name))
+    if alias is None and (os.path.exists(path) or _looks_local(name)):
         return _local(name, path, revision)
     base, _, tagged = name.partition("@")
     alias = alias or ALIASES.get(base.lower())
     if tagged and revision and tagged != revision:
         raise SettingError(f"{name} with revision {revision}: two revisions; give one")
     hub_id = alias.hub_id if alias else base
-    if hub_id is None or not _HUB_ID.fullmatch(hub_id):
+    if hub_id is None or not _is_hub_id(hub_id):
         raise SettingError(_unknown(name))
-    return Source(hub_id, None, hub_id, tagged or revision)
+    chosen = tagged or revision
+    return Source(f"{hub_id}@{chosen}" if chosen else hub_id, None, hub_id, chosen)
 
 
 def read_spec(name: str, revision: str | None = None) -> ModelSpec:
@@ -82,14 +83,14 @@ def spec_in(folder: Path, name: str) -> ModelSpec:
     config = read_json(folder / CONFIG, name)
     preprocessor = folder / PREPROCESSOR
     return family_of(name, config).read_spec(
-        name, config, read_json(preprocessor, name) if preprocessor.exists() else {}
+        name, config, read_json(preprocessor, name) if os.path.exists(preprocessor) else {}
     )
 
 
 def config_folder(source: Source) -> Path:
     """The folder whose config.json describes `source`; downloads no more than the two configs."""
     if source.folder is not None:
-        return source.folder
+        return existing(source.folder, source.name)
     return cached(source) or _download(source, [CONFIG, PREPROCESSOR])
 
 
@@ -100,12 +101,12 @@ def weights_folder(source: Source, on_event: Watcher = ignore) -> Path:
     ModelError if a file is missing, unreadable, or not to be had.
     """
     if source.folder is not None:
-        return _complete(source.folder, source.name)
+        return complete(source.folder, source.name)
     folder = cached(source)
     if folder is None or missing_files(folder, source.name):
         on_event(Warned(f"{source.name} is not in the cache: downloading it{_size(source)}"))
         folder = _download(source, _WANTED)
-    return _complete(folder, source.name)
+    return complete(folder, source.name)
 
 
 def cached(source: Source) -> Path | None:
@@ -119,7 +120,7 @@ def cached(source: Source) -> Path | None:
 def cached_bytes(source: Source) -> int | None:
     """Size in bytes of the weights of `source` if all of them are here, else None."""
     folder = source.folder or cached(source)
-    if folder is None or not folder.is_dir():
+    if folder is None or not os.path.isdir(folder):
         return None
     try:
         if missing_files(folder, source.name):
@@ -129,52 +130,6 @@ def cached_bytes(source: Source) -> int | None:
         return None
 
 
-def weight_files(folder: Path, name: str) -> list[Path]:
-    """The safetensors files that make up the checkpoint, present or not, in order.
-
-    Raises ModelError if the index is not one, or lists a file outside the folder.
-    """
-    if not (folder / _INDEX).exists():
-        return [folder / _SINGLE]
-    shards = read_json(folder / _INDEX, name).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise ModelError(f"{folder / _INDEX}: no weight_map; download the checkpoint again")
-    for shard in shards.values():
-        if not isinstance(shard, str) or Path(shard).name != shard or shard.startswith("."):
-            raise ModelError(f"{folder / _INDEX}: lists {shard!r}, which is not a file name")
-        if not shard.endswith(".safetensors"):
-            raise ModelError(f"{folder / _INDEX}: lists {shard!r}; only safetensors are loaded")
-    return sorted(folder / shard for shard in set(shards.values()))
-
-
-def missing_files(folder: Path, name: str) -> list[str]:
-    """Names of the files without which the checkpoint cannot be loaded."""
-    wanted = [folder / CONFIG, *weight_files(folder, name)]
-    missing = [path.name for path in wanted if not path.exists()]
-    if not (folder / "tokenizer.json").exists() and not (
-        (folder / "vocab.json").exists() and (folder / "merges.txt").exists()
-    ):
-        missing.append("tokenizer.json")
-    return missing
-
-
-def read_json(path: Path, name: str) -> dict[str, Any]:
-    """The object in a JSON file. Raises ModelError that names the file and what is wrong."""
-    try:
-        if path.stat().st_size > _MOST_JSON_BYTES:
-            raise ModelError(f"{path}: {path.stat().st_size} bytes, too large for a configuration")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{name}: no {path.name} in {path.parent}; give a model folder") from None
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: not JSON ({error}); download it again") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: holds no JSON object; give a model folder")
-    return found
-
-
 def _local(name: str, folder: Path, revision: str | None) -> Source:
     if revision:
         raise SettingError(f"{name} with revision {revision}: a local folder has no revisions")
@@ -182,8 +137,7 @@ def _local(name: str, folder: Path, revision: str | None) -> Source:
 
 
 def _size(source: Source) -> str:
-    sizes = {a.hub_id: a.download_bytes for a in ALIASES.values()}
-    known = sizes.get(source.hub_id, 0)
+    known = {a.hub_id: a.download_bytes for a in ALIASES.values()}.get(source.hub_id, 0)
     return f", about {known / 1e9:.1f} GB" if known else ""
 
 
@@ -191,33 +145,21 @@ def _looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~", os.sep)) or name.count("/") > 1 or name.endswith("/")
 
 
+def _is_hub_id(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # lazy
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
+
+
 def _unknown(name: str) -> str:
     close = get_close_matches(name.lower(), ALIASES, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"aliases: {', '.join(ALIASES)}"
+    hint = f"did you mean {' or '.join(close)}?" if close else f"aliases: {', '.join(ALIASES)}."
     return f"no model is called {name!r}; {hint} A folder or a hub id (owner/name) works too"
-
-
-def _complete(folder: Path, name: str) -> Path:
-    """`folder`, once every file it needs is there and can be read."""
-    if not folder.exists():
-        raise ModelError(f"{name}: no such folder; give an alias, a model folder or a hub id")
-    if not folder.is_dir():
-        raise ModelError(f"{name}: a file, not a model folder; give the folder with config.json")
-    read_json(folder / CONFIG, name)
-    missing = missing_files(folder, name)
-    if _SINGLE in missing and any(next(folder.glob(kind), None) for kind in _PICKLES):
-        raise ModelError(f"{name}: only pickled weights in {folder}; only safetensors are loaded")
-    if missing:
-        raise ModelError(f"{name}: {_listed(missing)} missing in {folder}; download it again")
-    for path in weight_files(folder, name):
-        if not os.access(path, os.R_OK):
-            raise ModelError(f"{path}: may not be read; check its permissions")
-    return folder
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _download(source: Source, patterns: list[str]) -> Path:
@@ -230,8 +172,7 @@ def _download(source: Source, patterns: list[str]) -> Path:
         RevisionNotFoundError,
     )
 
-    name = f"{source.hub_id}@{source.revision}" if source.revision else str(source.hub_id)
-    cache = constants.HF_HUB_CACHE
+    name, cache = source.name, constants.HF_HUB_CACHE
     try:
         folder = snapshot_download(
             str(source.hub_id),

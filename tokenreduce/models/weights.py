@@ -7,6 +7,7 @@ again. Knows no family of models.
 
 from __future__ import annotations
 
+import logging as python_logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,11 +17,12 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from tokenreduce.errors import CapacityError, ModelError
-from tokenreduce.models.locate import weight_files
+from tokenreduce.models.files import listed, weight_files
 from tokenreduce.models.placement import Placement
 from tokenreduce.models.quantize import bits_config
 
@@ -32,7 +34,7 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 class Names:
     """How a checkpoint names its tensors, as regular expressions.
 
-    renames   (pattern, replacement with at most \\1), each applied once, in order
+    renames   (pattern, replacement), each applied once, in order
     spare     stored, known to be unused (after renaming)
     optional  not stored by every checkpoint, and unused (after renaming)
     """
@@ -60,57 +62,78 @@ def load_weights(
     Raises ModelError for a tensor that is missing, unexpected, of another shape or unreadable, and
     CapacityError if the device's memory does not suffice.
     """
-    check_headers(kind, config, folder, name, names)
+    stored = check_headers(kind, config, folder, name, names)
+    if placement.quantize != "none":
+        # It reports at every layer that it casts, and that an optional CPU kernel is absent.
+        python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
     loader: Any = kind  # its signature does not know that two things come back
     with quiet(), out_of_memory(name, placement):
+        # Given tensors and not the folder, in which transformers would look for adapters, pickled
+        # metadata and generation settings. They are maps of the files: no copy is made here.
         model, report = loader.from_pretrained(
-            str(folder),
+            None,
+            state_dict=_mapped(stored),
             config=config,
-            key_mapping=dict(names.renames),
             dtype=placement.dtype,
             device_map={"": placement.device},
             quantization_config=bits_config(placement.quantize),
             generation_config=GenerationConfig(),  # type: ignore[no-untyped-call]
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
             output_loading_info=True,
         )
-    missing = _other_than(report["missing_keys"], names.optional)
-    unexpected = _other_than(report["unexpected_keys"], names.spare)
-    if missing or unexpected or report["mismatched_keys"]:
-        found = [*missing, *unexpected, *report["mismatched_keys"]]
-        raise ModelError(f"{name}: {_some(found)} could not be loaded; please report it")
+    wrong = [
+        *_other_than(report["missing_keys"], names.optional),
+        *report["unexpected_keys"],
+        *report["mismatched_keys"],
+    ]
+    if wrong:
+        raise ModelError(f"{name}: {listed(wrong)} could not be loaded; please report it")
     loaded: _Model = model.eval().requires_grad_(False)
     return loaded
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file, under the name it has there."""
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+
+
 def check_headers(
     kind: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, name: str, names: Names
-) -> None:
-    """Raises ModelError unless the files hold the tensors of `kind`, each once and in shape."""
-    with torch.device("meta"), quiet():
-        empty = kind(config)
+) -> dict[str, Stored]:
+    """The tensors of `kind` by the names that it gives them, spare ones left out.
+
+    Raises ModelError unless the files hold each of them once and in shape, and no other.
+    """
+    try:
+        with torch.device("meta"), quiet():
+            empty = kind(config)
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{name}: no model can be built from config.json: {reason}") from error
     wanted = {key: tuple(tensor.shape) for key, tensor in empty.state_dict().items()}
     tied = set(getattr(empty, "all_tied_weights_keys", None) or ())
-    stored = {names.rename(key): shape for key, shape in _stored(weight_files(folder, name))}
-    missing = _other_than(wanted.keys() - stored.keys() - tied, names.optional)
+    found = {names.rename(one.key): one for one in _stored(weight_files(folder, name))}
+    missing = _other_than(wanted.keys() - found.keys() - tied, names.optional)
     if missing:
-        raise ModelError(f"{name}: tensor {_some(missing)} missing in its safetensors files")
-    unexpected = _other_than(stored.keys() - wanted.keys(), names.spare)
+        raise ModelError(f"{name}: tensor {listed(missing)} missing in its safetensors files")
+    unexpected = _other_than(found.keys() - wanted.keys(), names.spare)
     if unexpected:
         raise ModelError(
-            f"{name}: unexpected tensor {_some(unexpected)}; the files do not fit config.json"
+            f"{name}: unexpected tensor {listed(unexpected)}; the files do not fit config.json"
         )
-    for key in wanted.keys() & stored.keys():
-        if wanted[key] != stored[key]:
+    for key in wanted.keys() & found.keys():
+        if wanted[key] != found[key].shape:
             raise ModelError(
-                f"{name}: tensor {key} is {stored[key]}, not {wanted[key]} as config.json says"
+                f"{name}: tensor {key} is {found[key].shape}, not {wanted[key]} as config.json says"
             )
+    return {key: one for key, one in found.items() if key in wanted}
 
 
-def _stored(paths: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of all tensors, as stored. Raises ModelError for a damaged file."""
+def _stored(paths: Sequence[Path]) -> Iterator[Stored]:
+    """All tensors, from the files' headers. Raises ModelError for a damaged file."""
     seen: set[str] = set()
     for path in paths:
         try:
@@ -122,18 +145,24 @@ def _stored(paths: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]]:
                     if key in seen:
                         raise ModelError(f"{path}: holds {key} once more; remove stale files")
                     seen.add(key)
-                    yield key, tuple(piece.get_shape())
+                    yield Stored(path, key, tuple(piece.get_shape()))
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path}: not readable as safetensors ({error})") from error
 
 
+def _mapped(stored: dict[str, Stored]) -> dict[str, Tensor]:
+    """Every tensor, backed by its file and read when it is used."""
+    tensors: dict[str, Tensor] = {}
+    for path in {one.path for one in stored.values()}:
+        with safe_open(path, "pt") as file:
+            for name, one in stored.items():
+                if one.path == path:
+                    tensors[name] = file.get_tensor(one.key)
+    return tensors
+
+
 def _other_than(names: set[str], patterns: Sequence[str]) -> list[str]:
     return sorted(n for n in names if not any(re.match(pattern, n) for pattern in patterns))
-
-
-def _some(names: Sequence[object], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(str(name) for name in names[:most]) + more
 
 
 @contextmanager
