@@ -31,6 +31,10 @@ from tokenreduce.tokens import Tokens
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.types import DecoderName, Limits, Probe, Request, Seek
 
+_CHUNK = 16
+"""Frames handed to the tower at once: a multiple of every family's own batch, so that how features
+are grouped, and with it their last bits, depends on the model alone."""
+
 
 def answer(
     path: str | PathLike[str],
@@ -126,7 +130,7 @@ def encode(decoder: Decoder, model: VideoModel, probe: Probe, plan: Plan, clock:
     clock.begin("encode", plan.frames)
     while True:
         with clock.within("decode"):
-            batch = list(islice(source, encoder_batch(model.device)))
+            batch = list(islice(source, _CHUNK))
         if not batch:
             break
         seconds += [frame.seconds for frame in batch]
@@ -160,11 +164,6 @@ def merge(model: VideoModel, encoded: Encoded, plan: Plan, clock: Clock) -> View
         visual = reducer.finish()
         memory.synchronise(model.device)
     return Viewed(encoded.probe, visual, encoded.frame_seconds, budget, layout.available)
-
-
-def encoder_batch(device: torch.device) -> int:
-    """Frames encoded at once: fixed for a device, because float sums depend on it."""
-    return 4 if device.type == "cpu" else 16
 
 
 def reply(model: VideoModel, viewed: Viewed, question: str, plan: Plan, clock: Clock) -> Answer:
