@@ -25,6 +25,12 @@ CLIPS: dict[str, dict[str, Any]] = {
     "gop250.mp4": {"gop": 250, "options": {"bf": "3"}},
     "no-b.mkv": {"options": {"bf": "0"}},
     "b.mkv": {"options": {"bf": "3"}, "rate": Fraction(30000, 1001)},
+    "open-gop.ts": {"gop": 15, "options": {"x264-params": "open-gop=1:bframes=5"}},
+    "interlaced.ts": {"gop": 15, "options": {"x264-params": "tff=1:bframes=3"}},
+    "refresh.mp4": {
+        "frames": 150,
+        "options": {"x264-params": "intra-refresh=1:keyint=30"},
+    },
     "b.ts": {"options": {"bf": "3"}},
     "b.flv": {"options": {"bf": "3"}},
     "b.avi": {"options": {"bf": "3"}},

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tokenreduce.errors import InputError
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.types import Frame, Request
 
@@ -21,7 +22,7 @@ SIZE = 48
 CLIPS = [
     "gop12.mp4", "gop250.mp4", "no-b.mkv", "b.mkv", "b.ts", "b.flv", "b.avi", "fragmented.mp4",
     "mpeg4.avi", "mpeg2.mpg", "wmv.asf", "hevc.mp4", "hevc10.mkv", "vp9.webm", "vp8.webm",
-    "av1.mp4", "animation.gif", "odd.mp4",
+    "av1.mp4", "animation.gif", "odd.mp4", "open-gop.ts", "interlaced.ts",
 ]  # fmt: skip
 
 
@@ -75,6 +76,51 @@ def test_keyframe_seeking_snaps_to_the_key_frame_at_or_before(
     frames = list(decoder.frames(path, Request(3, SIZE, seek="keyframe")))
     expected = [max(key for key in keys if key <= target) for target in (0, 29, 59)]
     assert places(frames, truth(path)) == expected
+
+
+@pytest.mark.parametrize("wanted", [3, 7, 12])
+def test_no_half_refreshed_pictures(
+    wanted: int, clip: Callable[[str], Path], truth: Callable[[Path], Truth], decoder: Decoder
+) -> None:
+    """Recovery points of an intra-refresh stream are marked as key frames and are none."""
+    path = clip("refresh.mp4")
+    every = truth(path)
+    frames = list(decoder.frames(path, Request(wanted, SIZE)))
+    assert places(frames, every) == np.linspace(0, 149, wanted).astype(int).tolist()
+    places(list(decoder.frames(path, Request(wanted, SIZE, seek="keyframe"))), every)
+
+
+def test_titles_in_any_encoding(
+    tmp_path: Path, write_clip: Callable[..., Path], decoder: Decoder
+) -> None:
+    path = write_clip(tmp_path / "title.mkv", frames=3)
+    data = path.read_bytes()
+    assert b"Lavf" in data
+    path.write_bytes(data.replace(b"Lavf", b"L\xe4vf"))
+    assert decoder.probe(path).codec == "h264"
+
+
+@pytest.mark.parametrize("name", ["gop12.mp4", "b.mkv", "b.ts", "mpeg4.avi", "vp9.webm"])
+def test_damage_gives_frames_or_one_clear_line(
+    name: str, tmp_path: Path, clip: Callable[[str], Path], decoder: Decoder
+) -> None:
+    random = np.random.default_rng(7)
+    whole = clip(name).read_bytes()
+    for turn in range(8):
+        data = bytearray(whole)
+        for _ in range(6):  # the header of some containers lies at the end
+            at = random.integers(2000) * (1 if turn % 2 else -1)
+            data[int(at) % len(data)] = random.integers(256)
+        path = tmp_path / f"damaged-{turn}-{name}"
+        path.write_bytes(data[: len(data) // 2] if turn == 7 else data)
+        seconds, refusal = [], ""
+        try:
+            seconds = [frame.seconds for frame in decoder.frames(path, Request(6, 16))]
+        except InputError as error:
+            refusal = str(error)
+        assert "\n" not in refusal
+        assert 1 <= len(seconds) <= 6 or refusal
+        assert seconds == sorted(set(seconds))
 
 
 def test_where_key_frames_are_too_few_the_exact_frame_is_given(

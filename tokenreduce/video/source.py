@@ -63,7 +63,8 @@ class Source:
 
     def _open(self) -> InputContainer:
         try:
-            return av.open(self.path, options=self._options)
+            # Titles in old files are in any encoding.
+            return av.open(self.path, options=self._options, metadata_errors="replace")
         except MemoryError:
             raise
         except ArgumentError as error:
@@ -76,7 +77,10 @@ class Source:
                 f"allowed are {CONTAINERS}: choose or export the file again"
             ) from error
         except FFmpegError as error:
-            raise InputError(f"cannot be opened as a video ({error.strerror})") from error
+            raise InputError(
+                f"cannot be opened as a video ({error.strerror}); allowed are {CONTAINERS}: "
+                "choose or export the file again"
+            ) from error
 
     def _admit(self, max_pixels: int) -> None:
         pixels = self.codec.width * self.codec.height
@@ -151,8 +155,9 @@ def _video_stream(container: InputContainer) -> Any:
         if not stream.disposition & Disposition.attached_pic
     ]
     if not streams:
-        kinds = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
-        raise InputError(f"has no video, only {' and '.join(kinds)}: choose a file with pictures")
+        kinds = sorted({str(stream.type) for stream in container.streams})
+        found = f"no video, only {' and '.join(kinds)}" if kinds else "neither pictures nor sound"
+        raise InputError(f"has {found}: choose a file with pictures")
     decodable = [stream for stream in streams if stream.codec_context is not None]
     if not decodable:
         raise InputError(

@@ -63,6 +63,8 @@ class Run:
         self._ready: deque[tuple[Any, int]] = deque()
         self._fed: int | None = None  # latest presentation time given to the codec; None: none
         self._drained = True
+        self._key: int | None = None  # where decoding began, if at a key frame
+        self._entry: int | None = None  # the first frame that came out from there on
         self._count = 0  # frames that came out since the start, where only their order is known
 
     def reach(self, wanted: Wanted, leap: bool) -> tuple[Any, int] | None:
@@ -71,16 +73,26 @@ class Run:
         leap: the frame after this one is reached by a seek, so the codec may be drained here.
         """
         key, fed = wanted.key, self._fed
-        if self._drained or (key is not None and (fed is None or key > fed)):
+        entered = self._drained or (key is not None and (fed is None or key > fed))
+        if entered:
             self._go(key)
-        return self._until(wanted.pts, leap)
+        found = self._until(wanted.pts, leap)
+        return None if entered and key is not None and self._shown_after(key) else found
 
     def retry(self, wanted: Wanted) -> tuple[Any, int] | None:
-        """From further back, for key frames from which decoding does not recover at once."""
+        """From further back, for places from which decoding recovers only little by little.
+
+        Such are the recovery points of streams that refresh their pictures in stripes: marked as
+        key frames, not displayed themselves, and the frames after them are partly grey.
+        """
         if wanted.key is None:
             return None
         self._start(wanted.key - int(BACK_SECONDS[3] / self._source.tick))
         return self._until(wanted.pts, leap=False)
+
+    def _shown_after(self, key: int) -> bool:
+        """Whether decoding began at `key` and yet its frame did not come out."""
+        return self._entry is not None and self._entry > key
 
     def _until(self, pts: int, leap: bool) -> tuple[Any, int] | None:
         best = None
@@ -122,7 +134,10 @@ class Run:
 
     def _take(self, frames: Iterable[Any]) -> None:
         for frame in frames:
-            self._ready.append((frame, self._count if self._source.in_order else frame.pts))
+            pts = self._count if self._source.in_order else frame.pts
+            if self._entry is None and (self._key is None or pts >= self._key):
+                self._entry = pts
+            self._ready.append((frame, pts))
             self._count += 1
 
     def _start(self, place: int | None) -> None:
@@ -130,6 +145,7 @@ class Run:
         self._packets = self._source.packets()
         self._ready.clear()
         self._fed, self._drained, self._count = None, False, 0
+        self._key = self._entry = None
 
     def _go(self, key: int | None) -> None:
         """To the key frame displayed at `key`, so that its packet is the next."""
@@ -142,6 +158,7 @@ class Run:
                 self._beat()
                 if packet.is_keyframe and packet.pts == key:
                     self._packets = chain([packet], self._packets)
+                    self._key = key
                     return
                 if packet.dts is not None and packet.dts > key:
                     break
