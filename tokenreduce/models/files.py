@@ -37,7 +37,9 @@ def complete(folder: Path, name: str) -> Path:
     if _SINGLE in missing:
         pickled = any(next(folder.glob(kind), None) for kind in _PICKLES)
         found = "only pickled weights" if pickled else "no weights"
-        raise ModelError(f"{name}: {found} in {folder}; only safetensors are loaded, give those")
+        raise ModelError(
+            f"{name}: {found} in {folder}; only safetensors are loaded: download those"
+        )
     if missing:
         raise ModelError(f"{name}: {listed(missing)} missing in {folder}; download it again")
     for path in weight_files(folder, name):

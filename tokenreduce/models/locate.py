@@ -173,6 +173,9 @@ def _download(source: Source, patterns: list[str]) -> Path:
     )
 
     name, cache = source.name, constants.HF_HUB_CACHE
+    absent = f"{name}: not, or not wholly, in {cache}, and "
+    if constants.HF_HUB_OFFLINE:
+        raise ModelError(f"{absent}offline mode is set; go online once or give a folder")
     try:
         folder = snapshot_download(
             str(source.hub_id),
@@ -187,10 +190,7 @@ def _download(source: Source, patterns: list[str]) -> Path:
     except RepositoryNotFoundError:
         raise ModelError(f"{name}: no such repository on the hub, or it is private") from None
     except LocalEntryNotFoundError:
-        why = "offline mode is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        raise ModelError(
-            f"{name}: not (wholly) in {cache}, and {why}; go online once or give a folder"
-        ) from None
+        raise ModelError(f"{absent}the hub cannot be reached; try again or give a folder") from None
     except Exception as error:
         # The hub's client raises errors of its own, of httpx or httpx2 and of its transfer library.
         what = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
