@@ -6,13 +6,14 @@
 
 Random weights: the sizes are a real model's, the vocabulary is small, and nothing is read from
 disk. "plain" is the stock transformers forward with SDPA. Time is of alternating runs in one
-process; peak memory is of one run in a fresh process for each case. See benchmarks/README.md.
+process; peak memory is of a fresh process for each case. See benchmarks/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -126,7 +127,10 @@ def _peak_in_fresh_process(setup: Setup, name: str) -> int:
             *("--size", setup.size, "--layers", str(setup.layers)),
             *("--frames", str(setup.frames), "--text", str(setup.text_tokens)),
             *("--device", setup.device, "--dtype", setup.dtype, "--threads", str(setup.threads)),
-        ]
+        ],
+        # glibc gives freed blocks back at once instead of keeping what it likes of them resident,
+        # so that the peak is of what is in use.
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(128 << 10)},
     )
     if run.returncode != 0:
         raise RuntimeError(f"peak of {name}: exit {run.returncode}: {run.stderr.strip()[-2000:]}")
