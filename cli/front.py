@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -38,15 +38,17 @@ class OneLineErrors(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
+        _open_streams()
         try:
             with _one_line():
                 # Not standalone: typer would print usage errors its own way, in a box.
                 code = super().main(
                     args, prog_name, complete_var, False, windows_expand_args, **extra
                 )
-                sys.stdout.flush()
         except typer.Exit as ended:
             code = ended.exit_code
+        finally:
+            _settle_streams()
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else 0)
@@ -72,7 +74,6 @@ def _one_line() -> Iterator[None]:
         render.error("interrupted")
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
-        _forget_stdout()
         raise typer.Exit(READER_GONE) from None
 
 
@@ -84,12 +85,21 @@ def _usage(error: typer.TyperException) -> str:
     return f"{message}; see '{command} --help'"
 
 
-def _forget_stdout() -> None:
-    """Points stdout at nothing, so that the interpreter's last flush does not fail again."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, sys.stdout.fileno())
-    except (OSError, ValueError):
-        return  # not a real file, as under a test runner: nothing will be flushed to a pipe
-    finally:
-        os.close(nothing)
+def _open_streams() -> None:
+    """Gives a command that was started with closed streams, as by `>&-`, ones to write to."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _settle_streams() -> None:
+    """Points a stream that cannot be written at nothing, or the interpreter's last flush fails."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            with suppress(OSError, ValueError):
+                os.dup2(nothing, stream.fileno())
+            os.close(nothing)

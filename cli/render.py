@@ -12,9 +12,10 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tokenreduce.errors import TokenReduceError
 from tokenreduce.events import Part
 from tokenreduce.result import Answer
 
@@ -29,23 +30,23 @@ if TYPE_CHECKING:
 
 def error(message: str) -> None:
     """`error: <message>` on stderr, always one line."""
-    _stderr().print(_labelled("error", "bold red", message), soft_wrap=True)
+    _show(_labelled("error", "bold red", message))
 
 
 def warning(message: str) -> None:
     """`warning: <message>` on stderr, always one line."""
-    _stderr().print(_labelled("warning", "yellow", message), soft_wrap=True)
+    _show(_labelled("warning", "yellow", message))
 
 
 def line(text: str = "") -> None:
     """One safe line on stdout."""
     _encodable()
-    print(escaped(text), flush=True)
+    _put(f"{escaped(text)}\n")
 
 
 def json_object(value: Any) -> None:
     """One object on one line of stdout, in ASCII whatever the locale."""
-    print(json.dumps(value, ensure_ascii=True, allow_nan=False), flush=True)
+    _put(json.dumps(value, ensure_ascii=True, allow_nan=False) + "\n")
 
 
 def columns(rows: Iterable[Sequence[str]]) -> None:
@@ -56,7 +57,7 @@ def columns(rows: Iterable[Sequence[str]]) -> None:
     for row in safe:
         cells = [f"{cell:<{width}}" for cell, width in zip(row[:-1], widths[:-1], strict=True)]
         for text in _wrapped("".join(f"{cell}  " for cell in cells), row[-1]):
-            print(text.rstrip(), flush=True)
+            _put(text.rstrip() + "\n")
 
 
 def _wrapped(before: str, last: str) -> list[str]:
@@ -74,11 +75,11 @@ def cost(answer: Answer) -> None:
     """The cost table, on stderr."""
     console = _stderr()
     if sys.stdout.isatty():
-        console.print()  # the answer stands right above
+        _show("")  # the answer stands right above
     unicode = draws_unicode(sys.stderr, os.environ, sys.platform)
     for label, text in cost_lines(answer, console.width, unicode=unicode):
         whole = laid_out(label, text)
-        console.print(_styled(whole, "cyan", len(label)), soft_wrap=True)
+        _show(_styled(whole, "cyan", len(label)))
 
 
 def _labelled(label: str, style: str, message: str) -> Styled:
@@ -98,6 +99,25 @@ def _stderr() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, markup=False, highlight=False, emoji=False)
+
+
+def _show(text: Styled | str) -> None:
+    """One line on stderr. What cannot be written there is no reason to fail."""
+    with suppress(OSError):
+        _stderr().print(text, soft_wrap=True)
+
+
+def _put(text: str) -> None:
+    """Text on stdout, at once. TokenReduceError if it cannot be written, as on a full disk."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise TokenReduceError(
+            f"the output cannot be written: {error.strerror or error}; write it elsewhere"
+        ) from error
 
 
 def _encodable() -> None:
@@ -164,7 +184,7 @@ class Lines:
     """One line for each part as it begins, for logs and terminals that cannot move the cursor."""
 
     def begin(self, part: Part, total: int | None) -> None:
-        print(part if total is None else f"{part} {total:,}", file=sys.stderr, flush=True)
+        _show(part if total is None else f"{part} {total:,}")
 
     def advance(self, part: Part, done: int) -> None: ...
 
@@ -238,6 +258,7 @@ class AnswerStream:
         _encodable()
         self._cleaner = Cleaner() if sys.stdout.isatty() else None
         self._last = ""
+        self._broken = False
 
     @property
     def begun(self) -> bool:
@@ -245,10 +266,11 @@ class AnswerStream:
 
     def write(self, piece: str) -> None:
         text = self._cleaner.clean(piece) if self._cleaner else piece
-        if text:
+        if text and not self._broken:
             self._last = text[-1]
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            self._broken = True  # until it is written
+            _put(text)
+            self._broken = False
 
     def close(self) -> None:
         """Ends the last line, so that what follows begins its own."""

@@ -33,7 +33,7 @@ class Watch:
         trace: TracebackType | None,
     ) -> None:
         self._progress.close()
-        if self._answer is not None and not isinstance(error, BrokenPipeError):
+        if self._answer is not None:
             self._answer.close()
         for message in self._held:
             self._progress.warn(message)

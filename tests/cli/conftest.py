@@ -109,7 +109,7 @@ def process(command: list[str]) -> Process:
         *arguments: str, mode: str | None = None, **options: Any
     ) -> subprocess.CompletedProcess[str]:
         begin = command if mode is None else [sys.executable, str(STUB), mode]
-        options = {"stdin": subprocess.DEVNULL, "timeout": 60} | options
+        options = {"stdin": subprocess.DEVNULL, "timeout": 300} | options
         return subprocess.run(
             [*begin, *arguments], capture_output=True, text=True, check=False, **options
         )

@@ -97,7 +97,7 @@ def as_anyone(process: Process) -> Process:
     drop = {"preexec_fn": give_up_privileges} if os.getuid() == 0 else {}
 
     def start(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return process(*arguments, env=os.environ | variables, timeout=120, **drop)
+        return process(*arguments, env=os.environ | variables, **drop)
 
     return start
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import io
 import unicodedata
 from collections.abc import Callable
@@ -89,3 +90,11 @@ def test_blocks_are_drawn_where_they_will_show(
 ) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     assert part("safe").draws_unicode(stream, environ, platform) is draws
+
+
+@pytest.mark.parametrize("name", ["safe", "cost"])
+def test_the_examples_in_docstrings(part: Part, name: str) -> None:
+    # Here, because a module with relative imports cannot be collected from its folder.
+    done = doctest.testmod(part(name))
+    assert done.attempted > 0
+    assert done.failed == 0
