@@ -131,10 +131,11 @@ def forced() -> type[Forced]:
 
 @dataclass
 class Recorded:
-    """Another method, and the places it left at each call."""
+    """Another method, what it was shown at each call and the places it left."""
 
     method: Any
     places: list[list[int]] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.method, name)
@@ -142,6 +143,7 @@ class Recorded:
     def compress(self, seen: Seen, split: Split, affinity: Tensor) -> Tokens:
         left: Tokens = self.method.compress(seen, split, affinity)
         self.places.append(left.place[0].tolist())
+        self.seen.append(seen)
         return left
 
 

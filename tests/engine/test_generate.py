@@ -173,6 +173,12 @@ def test_what_a_ragged_cache_cannot_do_is_refused(qwen2: Any, make_prompt: MakeP
     static = StaticCache(config=model.config, max_cache_len=20)
     with pytest.raises(SettingError, match="not a StaticCache"):
         model(inputs_embeds=prompt.embeds, plan=plan, past_key_values=static)
+    padded = torch.ones(1, 12)
+    padded[0, 0] = 0
+    with pytest.raises(SettingError, match="attention_mask with zeros"):
+        model.generate(
+            inputs_embeds=prompt.embeds, plan=plan, max_new_tokens=3, attention_mask=padded
+        )
     read = cache(model)
     model(inputs_embeds=prompt.embeds, plan=plan, past_key_values=read)
     with pytest.raises(SettingError, match="2 tokens at once"):

@@ -183,6 +183,7 @@ def test_hardly_any_tokens(
 def test_two_methods_prune_after_each_other(
     qwen2: Any, make_prompt: MakePrompt, recorded: Any
 ) -> None:
+    """The second sees the layer's attention among what the first left."""
     prompt, cache = make_prompt(40, range(6, 33)), DynamicCache(config=qwen2.hosted.config)
     first, second = recorded(Random()), recorded(AimPrune())
     prunes = [
@@ -193,6 +194,12 @@ def test_two_methods_prune_after_each_other(
     assert state.per_layer == (27, 27, 27, 9, 9, 9)
     assert [len(places) for places in first.places + second.places] == [18, 9]
     assert set(second.places[0]) < set(first.places[0])
+    (seen,) = second.seen
+    assert seen.attention.q.shape == (1, 4, 13 + 18, 8)
+    assert seen.attention.k.shape == (1, 2, 13 + 18, 8)
+    left = [*range(6), *(6 + place for place in first.places[0]), *range(33, 40)]
+    assert torch.equal(seen.attention.k, cache.layers[2].keys[:, :, left])
+    assert [left[i] - 6 for i in seen.visual.tolist()] == first.places[0]
 
 
 @dataclass(frozen=True)

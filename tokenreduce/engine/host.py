@@ -46,18 +46,17 @@ class Host:
     ) -> Any:
         """As the stock forward. With a plan: only its prompt, then one token at a time.
 
-        Raises SettingError for several sequences at once (a batch, beams, several answers) or
-        several tokens at once (assisted decoding): layers hold different tokens, so neither
-        can share one mask.
+        Raises SettingError for several sequences at once (a batch, beams, several answers),
+        several tokens at once (assisted decoding) or padding: layers hold different tokens, so
+        none of these could be told by one mask.
         """
         if plan is not None:
             given = inputs_embeds if inputs_embeds is not None else input_ids
-            _check(plan, given, past_key_values)
+            _check(given, attention_mask, past_key_values)
             if past_key_values is not None and past_key_values.get_seq_length() == 0:
                 read = read_prompt(self, plan, past_key_values)
                 plan.done(read)
                 return CausalLMOutputWithPast(logits=read.logits, past_key_values=read.cache)
-            attention_mask = None  # nothing is padded; a mask of layer 0's length fits no other
         stock = super().forward  # type: ignore[misc]  # of the class after this one
         return stock(
             input_ids=input_ids,
@@ -107,8 +106,8 @@ def read_prompt(model: Any, plan: Plan, cache: DynamicCache) -> Prefilled:
     return Prefilled(logits, cache, state.per_layer)
 
 
-def _check(plan: Plan, given: Tensor | None, cache: DynamicCache | None) -> None:
-    """Refuses what the ragged cache cannot serve, before anything is computed."""
+def _check(given: Tensor | None, mask: Tensor | None, cache: DynamicCache | None) -> None:
+    """Refuses what a ragged cache cannot serve, before anything is computed."""
     if given is None or not isinstance(cache, DynamicCache):
         raise SettingError(
             f"a plan needs inputs_embeds and a DynamicCache, not a {type(cache).__name__}: leave "
@@ -118,6 +117,10 @@ def _check(plan: Plan, given: Tensor | None, cache: DynamicCache | None) -> None
         raise SettingError(
             f"{given.shape[0]} sequences at once (a batch, num_beams or num_return_sequences): "
             "tokens are removed from one prompt at a time; ask once for each"
+        )
+    if mask is not None and not bool(mask.all()):
+        raise SettingError(
+            "an attention_mask with zeros: give the prompt without padding, its embeddings alone"
         )
     if cache.get_seq_length() > 0 and given.shape[1] != 1:
         raise SettingError(
