@@ -10,6 +10,7 @@ import typer
 from tokenreduce.errors import InputError
 
 from . import render
+from .progress import counting
 
 demo = typer.Typer(
     name="demo",
@@ -38,7 +39,7 @@ def make_clips(
     from tokenreduce.demo.clips import make
 
     try:
-        with render.counting("clips") as on_progress:
+        with counting("clips") as on_progress:
             make(Path(folder), count, start, on_progress=on_progress)
     except OSError as error:
         raise InputError(
@@ -77,7 +78,7 @@ def score_clips(
 
     from tokenreduce.demo.score import score
 
-    with render.counting("clips") as on_progress:
+    with counting("clips") as on_progress:
         result = score(folder, preset, count, on_progress)
     if as_json:
         render.json_object(result.to_json())

@@ -8,6 +8,7 @@ from tokenreduce.events import Advanced, Event, Finished, Started, Text, Warned
 from tokenreduce.result import Answer
 
 from . import render
+from .progress import progress
 
 
 class Watch:
@@ -18,7 +19,7 @@ class Watch:
     """
 
     def __init__(self, *, quiet: bool, stream: bool) -> None:
-        self._progress = render.progress(quiet=quiet)
+        self._progress = progress(quiet=quiet)
         self._answer = render.AnswerStream() if stream else None
         self._pieces = 0
         self._held: list[str] = []
