@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from transformers import Qwen2Config, SiglipVisionConfig
 
 from tokenreduce.errors import ModelError
 from tokenreduce.models.families import FAMILIES, family_of
 from tokenreduce.models.llava_config import read_spec
+from tokenreduce.models.spec import TextSpec, VisionSpec
 
 SEVEN_B = {
     "architectures": ["LlavaQwenForCausalLM"],
@@ -119,6 +121,37 @@ def test_the_transformers_layout() -> None:
         read_spec("x", {**config, "vision_feature_layer": -2}, {})
     with pytest.raises(ModelError, match="only qwen2"):
         read_spec("x", {**config, "text_config": {"model_type": "llama"}}, {})
+
+
+def test_a_section_leaves_out_what_equals_the_defaults_of_its_class() -> None:
+    spec = read_spec(
+        "x",
+        {
+            "model_type": "llava_onevision",
+            "text_config": {"model_type": "qwen2", "num_hidden_layers": 2},
+            "vision_config": {"image_size": 112},
+        },
+        {},
+    )
+    text, vision = Qwen2Config(num_hidden_layers=2), SiglipVisionConfig(image_size=112)
+    assert spec.text == TextSpec(
+        2,
+        text.hidden_size,
+        text.intermediate_size,
+        text.num_attention_heads,
+        text.num_key_value_heads or 0,
+        text.hidden_size // text.num_attention_heads,
+        text.vocab_size,
+        text.max_position_embeddings,
+    )
+    assert spec.vision == VisionSpec(
+        vision.num_hidden_layers,
+        vision.hidden_size,
+        vision.intermediate_size,
+        vision.num_attention_heads,
+        112,
+        16,
+    )
 
 
 def test_every_family_says_what_it_is() -> None:

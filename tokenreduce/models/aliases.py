@@ -1,7 +1,7 @@
 """Short names of the checkpoints this project was built for; no files, no network, no torch.
 
-Sizes and licences are those published by the checkpoints' authors, from memory where marked
-approximate; nothing here is checked against the hub.
+Sizes are approximate: parameters times two bytes. Licences are to the best of our knowledge and
+marked unverified: nothing here is checked against the hub, whose pages are what holds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Alias:
 
     hub_id          repository on the Hugging Face hub, or None for the embedded checkpoint
     download_bytes  approximate size of its safetensors, 0 for the embedded one
-    licence         of the weights, as far as known
+    licence         of the weights, as far as known; the hub's page is what holds
     summary         one line on what it is
     """
 
@@ -29,7 +29,7 @@ class Alias:
     summary: str
 
 
-_QWEN_7B = "apache-2.0 (Qwen2-7B too)"
+_APACHE = "Apache-2.0 (unverified)"
 
 ALIASES: dict[str, Alias] = {
     alias.name: alias
@@ -45,28 +45,28 @@ ALIASES: dict[str, Alias] = {
             "llava-video-7b",
             "lmms-lab/LLaVA-Video-7B-Qwen2",
             16_000_000_000,
-            _QWEN_7B,
+            _APACHE,
             "the default: LLaVA-Video, Qwen2-7B, trained on up to 64 frames",
         ),
         Alias(
             "llava-video-72b",
             "lmms-lab/LLaVA-Video-72B-Qwen2",
             146_000_000_000,
-            "see the hub: Qwen2-72B has its own licence",
+            "see the hub (Qwen2-72B has its own)",
             "LLaVA-Video, Qwen2-72B: about 45 GB of device memory even in 4-bit",
         ),
         Alias(
             "llava-onevision-0.5b",
             "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
             1_800_000_000,
-            "apache-2.0",
+            _APACHE,
             "LLaVA-OneVision, Qwen2-0.5B: the smallest real model, usable on a CPU",
         ),
         Alias(
             "llava-onevision-7b",
             "llava-hf/llava-onevision-qwen2-7b-ov-hf",
             16_000_000_000,
-            _QWEN_7B,
+            _APACHE,
             "LLaVA-OneVision, Qwen2-7B, trained on up to 32 frames",
         ),
     )

@@ -33,6 +33,24 @@ _SO400M: Config = {
     "image_size": 384,
     "patch_size": 14,
 }
+# transformers leaves out of a section what equals its class's defaults.
+_SIGLIP_DEFAULTS: Config = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
+}
+_QWEN2_DEFAULTS: Config = {
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+}
 _TOWER = "siglip-so400m-patch14-384"
 _POOLS = ("bilinear", "average", "max")
 # Keys that only the training of LLaVA-Video writes; LLaVA-OneVision has the same architecture.
@@ -131,10 +149,12 @@ def vision_section(name: str, config: Config) -> Config:
     that layout add `vision_config`. Raises ModelError for a tower that is neither.
     """
     section = config.get("vision_config")
+    if format_of(config) == "transformers":
+        if section is None:
+            return _SO400M
+        return {**_SIGLIP_DEFAULTS, **_mapping(name, "vision_config", section)}
     if section is not None:
         return _mapping(name, "vision_config", section)
-    if format_of(config) == "transformers":
-        return _SO400M
     tower = str(config.get("mm_vision_tower"))
     if _TOWER not in tower:
         raise ModelError(
@@ -148,6 +168,7 @@ def text_section(name: str, config: Config) -> Config:
     section: Config = config
     if format_of(config) == "transformers":
         section = _mapping(name, "text_config", config.get("text_config"))
+        section = {**_QWEN2_DEFAULTS, **section}
         kind = section.get("model_type", "qwen2")
         if kind != "qwen2":
             raise ModelError(f"{name}: its language model is {kind!r}; only qwen2 is supported")
