@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenreduce import cost, memory
+from tokenreduce import cost, memory, overhead
 from tokenreduce.budget import NewlineKeep
 from tokenreduce.clock import Clock
 from tokenreduce.events import Watcher, ignore
 from tokenreduce.models.base import Generation, Sampling, VideoModel
 from tokenreduce.models.chat import time_text as time_sentence
 from tokenreduce.models.load import load, read_spec
+from tokenreduce.models.spec import TextSpec
 from tokenreduce.plan import Overrides, Plan, check_context, check_question, settle
 from tokenreduce.preset import Preset, load_preset
 from tokenreduce.reducer import Reducer
@@ -210,8 +211,10 @@ def _account(
     text: int,
 ) -> Answer:
     spec, probe, decoded = model.spec, viewed.probe, len(viewed.frame_seconds)
-    kept = sum(generation.per_layer) + text * spec.text.layers
-    unreduced = (viewed.raw + text) * spec.text.layers
+    own = overhead.before_llm(
+        plan.merge, spec.text.width, spec.layout(decoded), viewed.budget, plan.newlines
+    ) + overhead.inside_llm(plan.prunes, spec.text, generation.per_layer, text)
+    raw = [viewed.raw] * spec.text.layers
     return Answer(
         answer=generation.text,
         finish_reason=generation.finish_reason,
@@ -223,14 +226,13 @@ def _account(
         tokens=TokenCounts(
             viewed.budget, viewed.raw, viewed.visual.count, text, generation.per_layer
         ),
-        flops=cost.flops(spec, decoded, viewed.raw, generation.per_layer, text),
+        flops=cost.flops(spec, decoded, viewed.raw, generation.per_layer, text, overhead=own),
         seconds=clock.seconds(),
         memory_bytes=MemoryBytes(
             memory.device_peak_bytes(model.device),
             memory.host_peak_bytes(),
             generation.kv_cache_bytes,
-            # The same cache with every raw token in every layer.
-            generation.kv_cache_bytes * unreduced // kept,
+            cost.kv_bytes(spec.text, raw, text, _kv_element_bytes(generation, spec.text, text)),
         ),
         model=spec.name,
         quantize=model.quantize,
@@ -241,6 +243,12 @@ def _account(
         warnings=clock.warnings,
         versions=_versions(),
     )
+
+
+def _kv_element_bytes(generation: Generation, spec: TextSpec, text: int) -> int:
+    """Bytes of one element of the cache, from what it really held: a key and a value a token."""
+    held = sum(generation.per_layer) + text * spec.layers
+    return generation.kv_cache_bytes // (held * 2 * spec.kv_width)
 
 
 def _versions() -> dict[str, str]:
