@@ -135,13 +135,14 @@ def ask(
     decoder: Any, model: Any, index: int, left: list[Setting], folder: Path
 ) -> Iterator[dict[str, Any]]:
     """Answers of one clip, setting by setting, features shared per frame count and quality."""
-    from tokenreduce import pipeline
+    from tokenreduce import viewing
     from tokenreduce.clock import Clock
     from tokenreduce.demo import clips, questions
     from tokenreduce.demo.score import matches
+    from tokenreduce.pipeline import reply
     from tokenreduce.plan import Overrides, settle
 
-    encoded: dict[tuple[int, int], pipeline.Encoded] = {}
+    encoded: dict[tuple[int, int], viewing.Encoded] = {}
     scene, rate, asked = clips.draw(SEED, index)
     for setting in left:
         over = Overrides(budget=setting.budget, frames=setting.frames, time_text=setting.time_text)
@@ -152,12 +153,12 @@ def ask(
             if not path.exists():
                 clips.write(path, scene, rate, crf=setting.crf)
             probe = decoder.probe(path)
-            encoded[key] = pipeline.encode(decoder, model, probe, plan, Clock())
+            encoded[key] = viewing.encode(decoder, model, probe, plan, Clock())
         clock = Clock()
-        viewed = pipeline.merge(model, encoded[key], plan, clock)
+        viewed = viewing.merge(model, encoded[key], plan, clock)
         answers = []
         for question in asked:
-            given = pipeline.reply(model, viewed, question.text, plan, clock)
+            given = reply(model, viewed, question.text, plan, clock)
             answers.append(
                 {
                     "kind": question.kind,

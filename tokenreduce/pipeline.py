@@ -6,35 +6,23 @@ in their own places. Tells a watcher what goes on and never prints.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
-from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
 from os import PathLike
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from tokenreduce import cost, memory, overhead
+from tokenreduce import memory
+from tokenreduce.account import account
 from tokenreduce.budget import NewlineKeep
 from tokenreduce.clock import Clock
 from tokenreduce.events import Watcher, ignore
-from tokenreduce.models.base import Generation, Sampling, VideoModel
+from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.models.chat import time_text as time_sentence
 from tokenreduce.models.load import load, read_spec
-from tokenreduce.models.spec import TextSpec
 from tokenreduce.plan import Overrides, Plan, check_context, check_question, settle
 from tokenreduce.preset import Preset, load_preset
-from tokenreduce.reducer import Reducer
-from tokenreduce.result import Answer, FramesUsed, MemoryBytes, TokenCounts, VideoFacts
-from tokenreduce.tokens import Tokens
+from tokenreduce.result import Answer
 from tokenreduce.video.decoder import Decoder
-from tokenreduce.video.types import DecoderName, Limits, Probe, Request, Seek
-
-_CHUNK = 16
-"""Frames handed to the tower at once: a multiple of every family's own batch, so that how features
-are grouped, and with it their last bits, depends on the model alone."""
+from tokenreduce.video.types import DecoderName, Limits, Probe, Seek
+from tokenreduce.viewing import Viewed, view
 
 
 def answer(
@@ -87,84 +75,20 @@ def answer(
         if isinstance(loaded, str):
             with clock.part("load"):
                 loaded = load(
-                    loaded, revision=revision, device=device, dtype=dtype, quantize=quantize
+                    loaded,
+                    revision=revision,
+                    device=device,
+                    dtype=dtype,
+                    quantize=quantize,
+                    on_event=watch,
                 )
         memory.reset_device_peak(loaded.device)
         clock.question_begins()
-        check_context(plan, spec, _text_before(loaded, asked, plan, probe))
+        frames = _expected_frames(plan, probe)
+        text = _text_before(loaded, asked, plan, probe.seconds, frames)
+        check_context(plan, spec, text, frames)
         viewed = view(child, loaded, probe, plan, clock)
     return reply(loaded, viewed, asked, plan, clock)
-
-
-@dataclass(frozen=True)
-class Viewed:
-    """A video as the LLM will see it: its visual tokens and where they come from."""
-
-    probe: Probe
-    visual: Tokens
-    frame_seconds: tuple[float, ...]
-    budget: int
-    raw: int
-
-
-def view(decoder: Decoder, model: VideoModel, probe: Probe, plan: Plan, clock: Clock) -> Viewed:
-    """Decodes, encodes and reduces one video. Raises InputError if no frame can be decoded."""
-    return merge(model, encode(decoder, model, probe, plan, clock), plan, clock)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Features of a video's frames, in chunks of (f, rows * columns, d), and the frames' times."""
-
-    probe: Probe
-    features: tuple[Tensor, ...]
-    frame_seconds: tuple[float, ...]
-
-
-def encode(decoder: Decoder, model: VideoModel, probe: Probe, plan: Plan, clock: Clock) -> Encoded:
-    """The planned frames through the vision tower; the child decodes on meanwhile."""
-    request = Request(plan.frames, model.spec.vision.image_size, plan.seek, plan.decoder)
-    source = decoder.frames(probe.path, request, probe)
-    chunks: list[Tensor] = []
-    seconds: list[float] = []
-    clock.begin("decode", plan.frames)
-    clock.begin("encode", plan.frames)
-    while True:
-        with clock.within("decode"):
-            batch = list(islice(source, _CHUNK))
-        if not batch:
-            break
-        seconds += [frame.seconds for frame in batch]
-        clock.advance("decode", len(seconds))
-        with clock.within("encode"):
-            chunks.append(model.encode(torch.from_numpy(np.stack([f.pixels for f in batch]))))
-            memory.synchronise(model.device)
-        clock.advance("encode", len(seconds))
-    clock.end("decode")
-    clock.end("encode")
-    if len(seconds) < plan.frames:
-        clock.warn(f"{len(seconds)} frames decoded of {plan.frames} asked for")
-    return Encoded(probe, tuple(chunks), tuple(seconds))
-
-
-def merge(model: VideoModel, encoded: Encoded, plan: Plan, clock: Clock) -> Viewed:
-    """The features reduced to the plan's budget, before the LLM."""
-    layout = model.spec.layout(len(encoded.frame_seconds))
-    budget = plan.budget_for(layout)
-    with clock.part("reduce"):
-        reducer = Reducer(
-            model.spec.layout(1),
-            budget,
-            plan.merge,
-            model.newline(),
-            plan.newlines,
-            plan.sampling.seed,
-        )
-        for chunk in encoded.features:
-            reducer.add(chunk)
-        visual = reducer.finish()
-        memory.synchronise(model.device)
-    return Viewed(encoded.probe, visual, encoded.frame_seconds, budget, layout.available)
 
 
 def reply(model: VideoModel, viewed: Viewed, question: str, plan: Plan, clock: Clock) -> Answer:
@@ -189,75 +113,19 @@ def reply(model: VideoModel, viewed: Viewed, question: str, plan: Plan, clock: C
     generation = model.generate(prompt, plan.prunes, plan.sampling, clock.text, on_prefill)
     clock.spend("answer", generation.seconds)
     clock.end("answer")
-    return _account(model, viewed, question, plan, clock, generation, prompt.text_count)
+    return account(model, viewed, question, plan, clock, generation, prompt.text_count)
 
 
-def _text_before(model: VideoModel, question: str, plan: Plan, probe: Probe) -> int:
+def _expected_frames(plan: Plan, probe: Probe) -> int:
+    """How many frames will be decoded: no more than the video has, as far as it says."""
+    if not probe.fps > 0:
+        return plan.frames
+    return max(1, min(plan.frames, int(probe.seconds * probe.fps) + 1))
+
+
+def _text_before(model: VideoModel, question: str, plan: Plan, seconds: float, frames: int) -> int:
     """Text tokens of the prompt, counted before decoding with evenly spaced stand-in times."""
     if not plan.time_text:
         return model.text_tokens(question, None)
-    step = probe.seconds / max(plan.frames - 1, 1)
-    times = [i * step for i in range(plan.frames)]
-    return model.text_tokens(question, time_sentence(probe.seconds, times))
-
-
-def _account(
-    model: VideoModel,
-    viewed: Viewed,
-    question: str,
-    plan: Plan,
-    clock: Clock,
-    generation: Generation,
-    text: int,
-) -> Answer:
-    spec, probe, decoded = model.spec, viewed.probe, len(viewed.frame_seconds)
-    own = overhead.before_llm(
-        plan.merge, spec.text.width, spec.layout(decoded), viewed.budget, plan.newlines
-    ) + overhead.inside_llm(plan.prunes, spec.text, generation.per_layer, text)
-    raw = [viewed.raw] * spec.text.layers
-    return Answer(
-        answer=generation.text,
-        finish_reason=generation.finish_reason,
-        question=question,
-        video=VideoFacts(
-            probe.path, probe.seconds, probe.width, probe.height, probe.fps, probe.codec
-        ),
-        frames=FramesUsed(plan.frames, decoded, viewed.frame_seconds),
-        tokens=TokenCounts(
-            viewed.budget, viewed.raw, viewed.visual.count, text, generation.per_layer
-        ),
-        flops=cost.flops(spec, decoded, viewed.raw, generation.per_layer, text, overhead=own),
-        seconds=clock.seconds(),
-        memory_bytes=MemoryBytes(
-            memory.device_peak_bytes(model.device),
-            memory.host_peak_bytes(),
-            generation.kv_cache_bytes,
-            cost.kv_bytes(spec.text, raw, text, _kv_element_bytes(generation, spec.text, text)),
-        ),
-        model=spec.name,
-        quantize=model.quantize,
-        preset=plan.preset,
-        method=plan.label,
-        seed=plan.sampling.seed,
-        generated_tokens=generation.tokens,
-        warnings=clock.warnings,
-        versions=_versions(),
-    )
-
-
-def _kv_element_bytes(generation: Generation, spec: TextSpec, text: int) -> int:
-    """Bytes of one element of the cache, from what it really held: a key and a value a token."""
-    held = sum(generation.per_layer) + text * spec.layers
-    return generation.kv_cache_bytes // (held * 2 * spec.kv_width)
-
-
-def _versions() -> dict[str, str]:
-    names = ("tokenreduce", "torch", "transformers", "av", "bitsandbytes")
-    return {name: found for name in names if (found := _version(name))}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    times = [i * seconds / frames for i in range(frames)]
+    return model.text_tokens(question, time_sentence(seconds, times))

@@ -122,12 +122,13 @@ def check_question(question: str) -> str:
     return stripped
 
 
-def check_context(plan: Plan, spec: ModelSpec, text: int) -> None:
+def check_context(plan: Plan, spec: ModelSpec, text: int, frames: int | None = None) -> None:
     """Raises SettingError where visual, text and answer tokens exceed the context window.
 
-    text: tokens of the prompt that are not visual, as far as they are known (0 before loading).
+    text    tokens of the prompt that are not visual, as far as they are known (0 before loading)
+    frames  how many there will be, where that is known better than from the plan
     """
-    layout = spec.layout(plan.frames)
+    layout = spec.layout(plan.frames if frames is None else frames)
     visual = min(plan.budget_for(layout), layout.available)
     fits = spec.text.context - text - plan.sampling.max_new_tokens
     if visual <= fits:

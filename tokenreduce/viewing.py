@@ -1,0 +1,97 @@
+"""From a file to the visual tokens the LLM will read: decode, encode, merge.
+
+Knows nothing about questions. Decoding goes on in its child while a chunk is being encoded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenreduce import memory
+from tokenreduce.clock import Clock
+from tokenreduce.models.base import VideoModel
+from tokenreduce.plan import Plan
+from tokenreduce.reducer import Reducer
+from tokenreduce.tokens import Tokens
+from tokenreduce.video.decoder import Decoder
+from tokenreduce.video.types import Probe, Request
+
+_CHUNK = 16
+"""Frames handed to the tower at once: a multiple of every family's own batch, so that how features
+are grouped, and with it their last bits, depends on the model alone."""
+
+
+@dataclass(frozen=True)
+class Viewed:
+    """A video as the LLM will see it: its visual tokens and where they come from."""
+
+    probe: Probe
+    visual: Tokens
+    frame_seconds: tuple[float, ...]
+    budget: int
+    raw: int
+
+
+def view(decoder: Decoder, model: VideoModel, probe: Probe, plan: Plan, clock: Clock) -> Viewed:
+    """Decodes, encodes and reduces one video. Raises InputError if no frame can be decoded."""
+    return merge(model, encode(decoder, model, probe, plan, clock), plan, clock)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Features of a video's frames, in chunks of (f, rows * columns, d), and the frames' times."""
+
+    probe: Probe
+    features: tuple[Tensor, ...]
+    frame_seconds: tuple[float, ...]
+
+
+def encode(decoder: Decoder, model: VideoModel, probe: Probe, plan: Plan, clock: Clock) -> Encoded:
+    """The planned frames through the vision tower; the child decodes on meanwhile."""
+    request = Request(plan.frames, model.spec.vision.image_size, plan.seek, plan.decoder)
+    source = decoder.frames(probe.path, request, probe)
+    chunks: list[Tensor] = []
+    seconds: list[float] = []
+    clock.begin("decode", plan.frames)
+    clock.begin("encode", plan.frames)
+    while True:
+        with clock.within("decode"):
+            batch = list(islice(source, _CHUNK))
+        if not batch:
+            break
+        seconds += [frame.seconds for frame in batch]
+        clock.advance("decode", len(seconds))
+        with clock.within("encode"):
+            chunks.append(model.encode(torch.from_numpy(np.stack([f.pixels for f in batch]))))
+            memory.synchronise(model.device)
+        clock.advance("encode", len(seconds))
+    clock.end("decode")
+    clock.end("encode")
+    if len(seconds) < plan.frames:
+        clock.warn(f"{len(seconds)} frames decoded of {plan.frames} asked for")
+    return Encoded(probe, tuple(chunks), tuple(seconds))
+
+
+def merge(model: VideoModel, encoded: Encoded, plan: Plan, clock: Clock) -> Viewed:
+    """The features reduced to the plan's budget, before the LLM."""
+    layout = model.spec.layout(len(encoded.frame_seconds))
+    budget = plan.budget_for(layout)
+    with clock.part("reduce"):
+        reducer = Reducer(
+            model.spec.layout(1),
+            budget,
+            plan.merge,
+            model.newline(),
+            plan.newlines,
+            plan.sampling.seed,
+        )
+        for chunk in encoded.features:
+            reducer.add(chunk)
+        visual = reducer.finish()
+        memory.synchronise(model.device)
+    return Viewed(encoded.probe, visual, encoded.frame_seconds, budget, layout.available)
