@@ -176,7 +176,13 @@ def test_a_movie_that_refers_to_another_file_does_not_get_it(
     data = raw.read_bytes()
     at = data.index(b"dref") - 4
     end = at + int.from_bytes(data[at : at + 4], "big")
-    alias = b"url \0\0\0\0" + f"file://{raw}\0".encode()
+    place = b"/any/pictures.mov"
+    alias = (
+        b"alis" + bytes(4) + bytes(10) + bytes([0]) + bytes(27) + bytes(12)
+        + bytes([12]) + b"pictures.mov".ljust(63, b"\0") + bytes(16)
+        + struct.pack(">HH", 1, 1) + bytes(16)  # one folder up, one down: the same one
+        + struct.pack(">HH", 2, len(place)) + place + b"\0" + struct.pack(">HH", 0xFFFF, 0)
+    )  # fmt: skip
     entry = struct.pack(">I", len(alias) + 4) + alias
     body = b"dref" + bytes(4) + struct.pack(">I", 1) + entry
     grown = struct.pack(">I", len(body) + 4) + body
@@ -191,7 +197,9 @@ def test_a_movie_that_refers_to_another_file_does_not_get_it(
     assert start < moov
     path = tmp_path / "referrer.mov"
     path.write_bytes(changed[:start] + bytes(moov - start) + changed[moov:])
-    refusal(decoder, path)
+    with av.open(str(path), options={"enable_drefs": "1"}) as file:  # the reference would work
+        assert len(list(file.decode(video=0))) == 60
+    assert "no frame of it can be decoded" in refusal(decoder, path)
 
 
 @pytest.mark.parametrize(
