@@ -184,7 +184,8 @@ def test_two_methods_prune_after_each_other(
     qwen2: Any, make_prompt: MakePrompt, recorded: Any
 ) -> None:
     """The second sees the layer's attention among what the first left."""
-    prompt, cache = make_prompt(40, range(6, 33)), DynamicCache(config=qwen2.hosted.config)
+    prompt = make_prompt(40, range(6, 33))
+    cache: Any = DynamicCache(config=qwen2.hosted.config)
     first, second = recorded(Random()), recorded(AimPrune())
     prunes = [
         Prune(first, Once(Fraction(1, 3), Fraction(2, 3))),
