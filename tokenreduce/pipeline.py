@@ -67,10 +67,11 @@ def answer(
     spec = read_spec(model, revision=revision) if isinstance(model, str) else model.spec
     over = Overrides(budget, keep, frames, seek, decoder, newlines, time_text)
     plan = settle(chosen, spec, over, Sampling(max_new_tokens, temperature, seed))
-    check_context(plan, spec, text=0)
     with Decoder(limits or Limits()) as child:
         with clock.part("probe"):
             probe = child.probe(path)
+        frames_there = _expected_frames(plan, probe)
+        check_context(plan, spec, 0, frames_there)  # before any weight is loaded
         loaded = model
         if isinstance(loaded, str):
             with clock.part("load"):
@@ -84,9 +85,8 @@ def answer(
                 )
         memory.reset_device_peak(loaded.device)
         clock.question_begins()
-        frames = _expected_frames(plan, probe)
-        text = _text_before(loaded, asked, plan, probe.seconds, frames)
-        check_context(plan, spec, text, frames)
+        text = _text_before(loaded, asked, plan, probe.seconds, frames_there)
+        check_context(plan, spec, text, frames_there)
         viewed = view(child, loaded, probe, plan, clock)
     return reply(loaded, viewed, asked, plan, clock)
 

@@ -40,7 +40,7 @@ def ask(clip: Path, model: VideoModel, **options: object) -> Answer:
     return tokenreduce.answer(clip, QUESTION, **wanted)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("budget", [1, 2, 5, 8, 9, 41, 42, 100, 335, 336, 5000])
+@pytest.mark.parametrize("budget", [1, 9, 41, 100, 335, 5000])
 def test_exactly_the_budget_enters_the_llm(clip: Path, model: VideoModel, budget: int) -> None:
     result = ask(clip, model, budget=budget)
     available = Layout(8, 6, 6, "grid").available
@@ -136,7 +136,10 @@ def refused() -> Iterator[object]:
     yield pytest.param({"preset": "none", "budget": 5}, SettingError, "merges nothing", id="none")
     yield pytest.param({"preset": "nosuch"}, SettingError, "nosuch", id="preset")
     yield pytest.param(
-        {"frames": 4000, "budget": 90_000}, SettingError, "largest budget that fits", id="context"
+        {"frames": 8, "max_new_tokens": 8050},
+        SettingError,
+        "largest budget that fits",
+        id="context",
     )
 
 
