@@ -111,7 +111,8 @@ class Chat:
 
     @cached_property
     def _added(self) -> re.Pattern[str]:
-        """Any added token, special or not, longest first; nothing where there are none."""
+        """Any added token that can be cut, special or not, longest first. A special one of a single
+        character is left to `split_special_tokens`."""
         names = {str(token) for token in self.tokenizer.added_tokens_decoder.values()}
         names |= {IMAGE, START, END}
         longest_first = sorted(names, key=lambda name: (-len(name), name))

@@ -77,7 +77,7 @@ def load_weights(
             dtype=placement.dtype,
             device_map={"": placement.device},
             quantization_config=bits_config(placement.quantize),
-            generation_config=GenerationConfig(),  # type: ignore[no-untyped-call]
+            generation_config=GenerationConfig(),
             output_loading_info=True,
         )
     wrong = [
@@ -169,14 +169,14 @@ def _other_than(names: set[str], patterns: Sequence[str]) -> list[str]:
 def quiet() -> Iterator[None]:
     """transformers writes no progress bar and no report of its own meanwhile."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()
 
 
 @contextmanager
