@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY) ## environment, a generated clip, and a real answer about it on the CPU
-	$(BIN)/tokenreduce demo make $(CLIPS) --clips 1 --seed 7
+	$(BIN)/tokenreduce demo make $(CLIPS) --clips 1 --seed 31
 	$(BIN)/tokenreduce ask $(CLIPS)/clip-000.mp4 "What colour is the star that appears briefly?" --model demo
 
 test: $(READY) ## environment and the whole suite

@@ -167,7 +167,7 @@ def train(rank: int, ranks: int, folder: Path, steps: int, rate: float) -> None:
         batch = _batch(words, step, progress, rank, ranks)
         with torch.autocast("cpu", torch.bfloat16):
             value, marks = loss(model, auxiliary, batch)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         norm = optimizer.step(schedule(progress, step, rate))
         tally.add(marks, float(value.detach()))
         last = step + 1 == steps

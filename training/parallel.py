@@ -18,16 +18,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 
 def launch(worker: Callable[..., None], ranks: int, *arguments: object) -> None:
     """Runs `worker(rank, ranks, *arguments)` in `ranks` processes and waits for them."""
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{Path(folder) / 'meeting'}"
-        multiprocessing.spawn(  # type: ignore[attr-defined]
-            _enter, (worker, ranks, meeting, arguments), nprocs=ranks, join=True
-        )
+        spawn(_enter, (worker, ranks, meeting, arguments), nprocs=ranks, join=True)
 
 
 def _enter(

@@ -230,7 +230,7 @@ def train(rank: int, ranks: int, folder: Path, stage: int) -> None:
         cells = torch.from_numpy(np.stack([labels[1] for _, labels in drawn]))
         with torch.autocast("cpu", torch.bfloat16):
             value, figures = loss(features(model, frames), heads, patches, cells)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         norm = optimizer.step(schedule(step, plan))
         for name, figure in figures.items():
             smooth[name] = smooth.get(name, figure) * 0.95 + figure * 0.05
