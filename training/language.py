@@ -3,7 +3,7 @@
 The number of frames grows along `CURRICULUM`; nearly half of the batches pool frames to another
 grid, so that the model does not lean on 42 tokens a frame. It never sees a merged or pruned token.
 
-    python -m training.language [--folder runs/demo] [--ranks 2] [--steps 3500]
+    python -m training.language [--folder runs/demo] [--ranks 2] [--steps 3300]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from training.model import AUXILIARY_WIDTH, WIDTH, DemoModel
 from training.parallel import Optimizer, launch, save, total
 
 log = logging.getLogger("training.language")
-STEPS, RATE, WARMUP, FLAT, DECAY = 3500, 2.0e-3, 60, 0.35, 0.05
+STEPS, RATE, WARMUP, FLAT, DECAY = 3300, 2.0e-3, 60, 0.35, 0.05
 MIXED = 0.45  # share of the batches with another pooling grid
 AUXILIARY = 0.3  # weight of the auxiliary loss
 # Up to this share of the steps: the odds of each number of frames.
