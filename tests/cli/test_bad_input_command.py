@@ -59,16 +59,20 @@ def test_what_is_no_file(run: Run, tmp_path: Path) -> None:
         (["--model", "demo", "--preset", "fats"], "no preset 'fats'; there are: accurate"),
         (["--model", "demo", "--preset", "no/such.toml"], "no/such.toml does not exist"),
         (["--model", "demo", "--preset", "none", "--budget", "5"], "preset"),
-        (
-            ["--model", "demo", "--preset", "none", "--frames", "100000"],
-            "the largest budget that fits is",
-        ),
-        (["--model", "demo", "--budget", "99999999", "--frames", "100000"], "--budget"),
     ],
 )
 def test_settings_that_cannot_be(run: Run, arguments: list[str], says: str) -> None:
     # The file does not exist either: whatever can be refused before it is looked at, is.
     assert says in refusal(run("ask", "/no/such.mp4", "Q", "-q", *arguments))
+
+
+@pytest.mark.parametrize("extra", [[], ["--frames", "100000", "--budget", "99999999"]])
+def test_more_than_the_context_holds(run: Run, tiny_video: Path, extra: list[str]) -> None:
+    """Counted with the frames the file really has, and refused before any is decoded."""
+    arguments = ["--model", "demo", "--max-new-tokens", "8050", *extra]
+    line = refusal(run("ask", str(tiny_video), "Q", "-q", *arguments))
+    assert "exceed the 8192 that demo can hold" in line
+    assert "--budget" in line or "sample fewer frames" in line
 
 
 def test_a_preset_with_a_typo(run: Run, tmp_path: Path) -> None:
