@@ -6,6 +6,8 @@ TORCH ?= torch
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CLIPS := runs/demo-clips
+# The oldest transformers of the range, with the hub client and its http library of that time.
+OLDEST := transformers==5.17.0 huggingface_hub==1.33.0 httpx==0.28.1 httpcore==1.0.9 certifi==2026.10.18
 
 .PHONY: help demo test test-slow test-oldest check fix wheel train-demo figures clean
 
@@ -29,7 +31,7 @@ test-slow: $(READY) ## what takes minutes, too
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 
 test-oldest: $(READY) ## models and engine on the oldest transformers of the range
-	$(BIN)/python -m pip install -q --no-deps --upgrade --target runs/oldest transformers==5.17.0
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target runs/oldest $(OLDEST)
 	PYTHONPATH=runs/oldest $(BIN)/python -m pytest -q tests/engine tests/models
 
 check: $(READY) ## format, lint, types
