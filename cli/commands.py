@@ -94,6 +94,7 @@ def models() -> None:
         here = cached_bytes(resolve(alias.name))
         size = alias.download_bytes if here is None else here
         shown = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+        shown = shown if here is not None else f"~{shown}"  # from the parameters, not the files
         rows.append(
             (alias.name, shown, "no" if here is None else "yes", alias.licence, alias.summary)
         )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+from tokenreduce.errors import CapacityError
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -58,6 +62,23 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+# Of the CPU's allocators and of MPS, which have no class of their own for it.
+_NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory")
+
+
+@contextmanager
+def sufficient(advice: str) -> Iterator[None]:
+    """Turns running out of memory, on any device, into a CapacityError that says `advice`."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise CapacityError(advice) from error
+    except RuntimeError as error:
+        if any(sign in str(error) for sign in _NO_MEMORY):
+            raise CapacityError(advice) from error
+        raise
 
 
 def _status_bytes(name: str) -> int | None:

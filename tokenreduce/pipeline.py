@@ -16,13 +16,18 @@ from tokenreduce.clock import Clock
 from tokenreduce.events import Watcher, ignore
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.models.chat import time_text as time_sentence
-from tokenreduce.models.load import load, read_spec
+from tokenreduce.models.load import check, load, read_spec
 from tokenreduce.plan import Overrides, Plan, check_context, check_question, settle
 from tokenreduce.preset import Preset, load_preset
 from tokenreduce.result import Answer
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.types import DecoderName, Limits, Probe, Seek
 from tokenreduce.viewing import Viewed, view
+
+_TOO_SMALL = (
+    "the device's memory does not suffice for this video: set a smaller --budget, fewer --frames, "
+    "or --quantize nf4"
+)
 
 
 def answer(
@@ -51,7 +56,8 @@ def answer(
     """Answers `question` about the video at `path` with exactly the budgeted visual tokens.
 
     preset         a name (`tokenreduce presets`), the path of a TOML file, or a Preset
-    model          an alias (`tokenreduce models`), a hub id, a local folder, or a loaded VideoModel
+    model          an alias (`tokenreduce models`), a hub id, a local folder, or a loaded
+                   VideoModel, to which revision, device, dtype and quantize no longer apply
     budget         visual tokens entering the LLM, newlines included; exact, or all there are
     keep           share of the raw visual tokens kept, instead of a budget
     frames         how many to sample over the whole video
@@ -67,6 +73,8 @@ def answer(
     spec = read_spec(model, revision=revision) if isinstance(model, str) else model.spec
     over = Overrides(budget, keep, frames, seek, decoder, newlines, time_text)
     plan = settle(chosen, spec, over, Sampling(max_new_tokens, temperature, seed))
+    if isinstance(model, str):
+        check(model, revision)
     with Decoder(limits or Limits()) as child:
         with clock.part("probe"):
             probe = child.probe(path)
@@ -87,22 +95,25 @@ def answer(
         clock.question_begins()
         text = _text_before(loaded, asked, plan, probe.seconds, frames_there)
         check_context(plan, spec, text, frames_there)
-        viewed = view(child, loaded, probe, plan, clock)
-    return reply(loaded, viewed, asked, plan, clock)
+        _warn_of_toy_world(loaded, asked, clock)
+        with memory.sufficient(_TOO_SMALL):
+            viewed = view(child, loaded, probe, plan, clock)
+    with memory.sufficient(_TOO_SMALL):
+        return reply(loaded, viewed, asked, plan, clock)
 
 
 def reply(model: VideoModel, viewed: Viewed, question: str, plan: Plan, clock: Clock) -> Answer:
-    """Asks the LLM about a viewed video, and accounts for what the whole run took."""
-    if unknown := model.unknown_words(question):
-        clock.warn(
-            f"this model knows only its toy world, and was never taught {', '.join(unknown)}: "
-            "its answer means nothing"
-        )
+    """Asks the LLM about a viewed video, and accounts for what the whole run took.
+
+    Raises SettingError if the prompt exceeds the model's context window.
+    """
     sentence = None
     if plan.time_text:
         sentence = time_sentence(viewed.probe.seconds, viewed.frame_seconds)
     clock.begin("prefill")
     prompt = model.prompt(question, sentence, viewed.visual)
+    # The headers a video was judged by before it was decoded may have been wrong.
+    check_context(plan, model.spec, prompt.text_count, len(viewed.frame_seconds))
 
     def on_prefill(seconds: float) -> None:
         clock.spend("prefill", seconds)
@@ -114,6 +125,14 @@ def reply(model: VideoModel, viewed: Viewed, question: str, plan: Plan, clock: C
     clock.spend("answer", generation.seconds)
     clock.end("answer")
     return account(model, viewed, question, plan, clock, generation, prompt.text_count)
+
+
+def _warn_of_toy_world(model: VideoModel, question: str, clock: Clock) -> None:
+    if unknown := model.unknown_words(question):
+        clock.warn(
+            f"this model knows only its toy world, and was never taught {', '.join(unknown)}: "
+            "its answer means nothing"
+        )
 
 
 def _expected_frames(plan: Plan, probe: Probe) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import get_args
 
 from tokenreduce.budget import Layout, NewlineKeep
 from tokenreduce.errors import InputError, SettingError
@@ -73,9 +74,12 @@ def settle(preset: Preset, spec: ModelSpec, over: Overrides, sampling: Sampling)
         raise SettingError("a budget and a share to keep: give one of the two")
     if over.budget is not None and over.budget < 1:
         raise SettingError(f"a budget of {over.budget}: at least 1 visual token is needed")
-    keep = preset.keep if over.keep is None else Fraction(str(over.keep))
-    if not 0 < keep <= 1:
+    if over.keep is not None and not 0 < over.keep <= 1:  # not a number fails, too
         raise SettingError(f"keep {over.keep}: a share kept, above 0 and at most 1")
+    keep = preset.keep if over.keep is None else Fraction(str(over.keep))
+    if over.newlines is not None and over.newlines not in get_args(NewlineKeep):
+        allowed = ", ".join(get_args(NewlineKeep))
+        raise SettingError(f"newlines is {over.newlines!r}; it can be {allowed}")
     merge = next((stage.method for stage in preset.stage if stage.at == "frames"), None)
     plan = Plan(
         preset=preset.name,
@@ -133,11 +137,12 @@ def check_context(plan: Plan, spec: ModelSpec, text: int, frames: int | None = N
     fits = spec.text.context - text - plan.sampling.max_new_tokens
     if visual <= fits:
         return
-    advice = (
-        f"the largest budget that fits is {fits} (--budget {fits})"
-        if fits >= 1
-        else "the text alone is too long: ask less, sample fewer frames, or --no-time-text"
-    )
+    if fits < 1:
+        advice = "the text alone is too long: ask less, sample fewer frames, or --no-time-text"
+    elif text == 0:  # not counted yet: no number would be the right one
+        advice = "set a smaller --budget or fewer --frames, and leave room for the question"
+    else:
+        advice = f"the largest budget that fits is {fits} (--budget {fits})"
     raise SettingError(
         f"{visual} visual + {text} text + up to {plan.sampling.max_new_tokens} answer tokens "
         f"exceed the {spec.text.context} that {spec.name} can hold: {advice}"

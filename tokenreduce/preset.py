@@ -46,7 +46,7 @@ class VideoSettings:
 class Stage:
     """One method at one site. schedule: how many tokens leave each layer, inside the LLM only."""
 
-    at: Literal["frames", "clip", "llm"]
+    at: Literal["frames", "llm"]
     method: Method
     schedule: Schedule | None = None
 

@@ -26,7 +26,7 @@ Registries = Mapping[Any, Mapping[str, type]]
 
 _LARGEST_BYTES = 1 << 20
 _LARGEST = 1e18  # of a number; above it an int may not fit a float, and nothing means anything
-_FRACTION = re.compile(r"\d{1,18}(\.\d{1,18})?|\d{1,18}/\d{1,18}")
+_FRACTION = re.compile(r"\d{1,18}(\.\d{1,18})?|\.\d{1,18}|\d{1,18}/\d{1,18}")
 _WORDS = {
     int: "a whole number",
     float: "a number",

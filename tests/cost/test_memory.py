@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tokenreduce import memory
+from tokenreduce.errors import CapacityError
 
 CPU = torch.device("cpu")
 MIB = 1 << 20
@@ -66,3 +67,30 @@ def test_the_device_peak_counts_a_tensor_and_can_start_again() -> None:
     after = memory.device_peak_bytes(device)
     assert after is not None
     assert after < peak
+
+
+def _too_much() -> None:
+    torch.empty(10**16)  # the allocator's own words, not ours
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+        MemoryError(),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
+def test_running_out_of_memory_says_what_to_do(error: Exception) -> None:
+    with pytest.raises(CapacityError, match="ask less"), memory.sufficient("ask less"):
+        raise error
+
+
+def test_the_cpus_allocator_is_understood() -> None:
+    with pytest.raises(CapacityError, match="ask less"), memory.sufficient("ask less"):
+        _too_much()
+
+
+def test_other_errors_are_bugs() -> None:
+    with pytest.raises(RuntimeError, match="illegal"), memory.sufficient("ask less"):
+        raise RuntimeError("an illegal instruction")

@@ -19,7 +19,7 @@ from tokenreduce.models.load import load
 from tokenreduce.models.placement import Placement, choose_device, choose_dtype, place
 from tokenreduce.models.quantize import choose, layer_bytes, verify
 from tokenreduce.models.spec import TextSpec
-from tokenreduce.models.weights import out_of_memory
+from tokenreduce.models.weights import too_small
 from tokenreduce.tokens import Tokens
 
 SEVEN_B = TextSpec(28, 3584, 18944, 28, 4, 128, 152064, 32768)
@@ -166,27 +166,6 @@ def test_bfloat16_on_a_cpu(checkpoint: Path) -> None:
     assert place("cpu", "auto", "auto", TINY) == Placement(CPU, torch.float32, "none")
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
-        MemoryError(),
-        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory"),
-        RuntimeError("MPS backend out of memory"),
-    ],
-)
 @pytest.mark.parametrize(("quantize", "advice"), [("none", "--quantize nf4"), ("nf4", "smaller")])
-def test_too_little_memory(error: Exception, quantize: Any, advice: str) -> None:
-    with (
-        pytest.raises(CapacityError, match=advice),
-        out_of_memory("x", Placement(CUDA, torch.bfloat16, quantize)),
-    ):
-        raise error
-
-
-def test_other_errors_are_bugs() -> None:
-    with (
-        pytest.raises(RuntimeError, match="illegal"),
-        out_of_memory("x", Placement(CUDA, torch.bfloat16, "none")),
-    ):
-        raise RuntimeError("an illegal instruction")
+def test_too_little_memory_says_what_to_do(quantize: Any, advice: str) -> None:
+    assert advice in too_small("x", Placement(CUDA, torch.bfloat16, quantize))

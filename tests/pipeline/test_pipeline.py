@@ -11,13 +11,18 @@ import torch
 
 import tokenreduce
 from tokenreduce.budget import Layout
+from tokenreduce.clock import Clock
 from tokenreduce.demo import clips
-from tokenreduce.errors import InputError, SettingError
+from tokenreduce.errors import CapacityError, InputError, SettingError
 from tokenreduce.events import Advanced, Event, Finished, Started, Text
-from tokenreduce.models.base import VideoModel
+from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.models.load import load
+from tokenreduce.pipeline import reply
+from tokenreduce.plan import Overrides, settle
 from tokenreduce.preset import load_preset
 from tokenreduce.result import Answer
+from tokenreduce.video.decoder import Decoder
+from tokenreduce.viewing import view
 
 QUESTION = "What colour is the star that appears briefly?"
 
@@ -84,6 +89,15 @@ def test_the_json_object_is_the_result(clip: Path, model: VideoModel) -> None:
     assert result.to_json()["tokens"]["per_layer"] == list(result.tokens.per_layer)
 
 
+def test_the_path_is_told_as_it_was_given(
+    clip: Path, model: VideoModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clip.parent)
+    for given in (clip, Path(clip.name), f"./{clip.name}"):
+        result = tokenreduce.answer(given, QUESTION, model=model, frames=2)
+        assert result.video.path == str(given)
+
+
 def test_events_tell_the_road_in_order(clip: Path, model: VideoModel) -> None:
     told: list[Event] = []
     result = ask(clip, model, watch=told.append)
@@ -132,6 +146,8 @@ def refused() -> Iterator[object]:
     yield pytest.param({"budget": 0}, SettingError, "budget of 0", id="no budget")
     yield pytest.param({"budget": 5, "keep": 0.5}, SettingError, "one of the two", id="both")
     yield pytest.param({"keep": 1.5}, SettingError, "keep 1.5", id="keep")
+    yield pytest.param({"keep": float("nan")}, SettingError, "keep nan", id="nan")
+    yield pytest.param({"newlines": "all"}, SettingError, "it can be share", id="newlines")
     yield pytest.param({"frames": 0}, SettingError, "0 frames", id="frames")
     yield pytest.param({"preset": "none", "budget": 5}, SettingError, "merges nothing", id="none")
     yield pytest.param({"preset": "nosuch"}, SettingError, "nosuch", id="preset")
@@ -156,6 +172,39 @@ def test_impossible_settings_are_refused(
 def test_questions_that_are_none(clip: Path, model: VideoModel, question: str) -> None:
     with pytest.raises(InputError, match="question"):
         tokenreduce.answer(clip, question, model=model)
+
+
+class Exhausted:
+    """A model whose device is full once it has to work."""
+
+    def __init__(self, model: VideoModel, at: str) -> None:
+        self._model, self._at = model, at
+
+    def __getattr__(self, name: str) -> object:
+        if name != self._at:
+            return getattr(self._model, name)
+
+        def full(*_: object, **__: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        return full
+
+
+@pytest.mark.parametrize("at", ["encode", "generate"])
+def test_a_full_device_is_no_bug(clip: Path, model: VideoModel, at: str) -> None:
+    with pytest.raises(CapacityError, match="smaller --budget"):
+        ask(clip, Exhausted(model, at))  # type: ignore[arg-type]
+
+
+def test_more_frames_than_the_header_says_are_counted(clip: Path, model: VideoModel) -> None:
+    """The prompt that was really made is held against the context window once more."""
+    plan = settle(
+        load_preset("none"), model.spec, Overrides(frames=8), Sampling(max_new_tokens=7800)
+    )
+    with Decoder() as decoder:
+        viewed = view(decoder, model, decoder.probe(clip), plan, Clock())
+    with pytest.raises(SettingError, match="exceed the 8192"):
+        reply(model, viewed, QUESTION, plan, Clock())
 
 
 def test_settings_are_refused_before_the_file_is_opened(model: VideoModel) -> None:

@@ -115,8 +115,10 @@ def score(
     """Asks every question of the clips in `folder`. Raises InputError where it holds none."""
     try:
         found = clips.read(Path(folder))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise InputError(str(error)) from error
+    if not found:
+        raise InputError(f"{folder} holds no questions: make some with `tokenreduce demo make`")
     answering = load(model) if isinstance(model, str) else model
     chosen = load_preset(preset) if isinstance(preset, str) else preset
     over = overrides or Overrides(budget=budget)

@@ -18,8 +18,8 @@ class Family:
     title      what the user is told is supported
     describes  whether a config.json is of this family
     read_spec  (name, config.json, preprocessor_config.json or {}) to a ModelSpec, or ModelError
-    module     holds `open_model(folder, spec, config, placement) -> VideoModel`; named and not
-               imported, because it imports torch
+    module     holds `open_model(folder, spec, config, placement) -> VideoModel` and
+               `check_model(folder, spec, config)`; named and not imported: it imports torch
     """
 
     title: str

@@ -28,7 +28,7 @@ from tokenreduce.models.placement import Placement
 from tokenreduce.models.quantize import Quantize, verify
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.models.tokenizer import load_tokenizer
-from tokenreduce.models.weights import Names, load_weights
+from tokenreduce.models.weights import Names, check_headers, load_weights
 from tokenreduce.tokens import Tokens
 
 _ORIGINAL = (
@@ -192,6 +192,12 @@ def pixel_values(frames: Tensor, spec: ModelSpec) -> Tensor:
     tables = ((byte - mean) / std).to(frames.device)
     planes = [tables[c][frames[..., c].int()] for c in range(3)]
     return torch.stack(planes, dim=1)
+
+
+def check_model(folder: Path, spec: ModelSpec, config: Config) -> None:
+    """Whether the files hold what `config` says, by their headers. Raises ModelError."""
+    names = names_of(spec, config)
+    check_headers(HostedLlavaOnevision, host_config(spec.name, config), folder, spec.name, names)
 
 
 def open_model(folder: Path, spec: ModelSpec, config: Config, placement: Placement) -> LlavaVideo:

@@ -9,6 +9,7 @@ from tokenreduce.models.base import VideoModel
 from tokenreduce.models.families import FAMILIES, family_of
 from tokenreduce.models.files import CONFIG, read_json
 from tokenreduce.models.locate import (
+    complete_here,
     config_folder,
     read_spec,
     resolve,
@@ -17,7 +18,22 @@ from tokenreduce.models.locate import (
 )
 from tokenreduce.models.placement import place
 
-__all__ = ["FAMILIES", "load", "read_spec"]
+__all__ = ["FAMILIES", "check", "load", "read_spec"]
+
+
+def check(name: str, revision: str | None = None) -> None:
+    """Compares the files of a model that is on this machine with its config.json, tensor by tensor.
+
+    Reads headers and no weight; what would have to be downloaded first is left to `load`. Raises
+    ModelError for a file or a tensor that is missing, unexpected or of another shape.
+    """
+    source = resolve(name, revision)
+    folder = complete_here(source)
+    if folder is None:
+        return
+    spec, config = spec_in(folder, source.name), read_json(folder / CONFIG, source.name)
+    family = import_module(family_of(source.name, config).module)
+    family.check_model(folder, spec, config)
 
 
 def load(

@@ -109,6 +109,17 @@ def weights_folder(source: Source, on_event: Watcher = ignore) -> Path:
     return complete(folder, source.name)
 
 
+def complete_here(source: Source) -> Path | None:
+    """The folder of `source` if it needs no download: a local one, or all of it in the cache.
+
+    Raises ModelError if a file of a local folder is missing.
+    """
+    if source.folder is not None:
+        return complete(source.folder, source.name)
+    folder = cached(source)
+    return None if folder is None or missing_files(folder, source.name) else folder
+
+
 def cached(source: Source) -> Path | None:
     """The snapshot of `source` in the hub's cache, complete or not, or None."""
     from huggingface_hub import try_to_load_from_cache

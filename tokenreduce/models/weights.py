@@ -21,7 +21,8 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from tokenreduce.errors import CapacityError, ModelError
+from tokenreduce import memory
+from tokenreduce.errors import ModelError
 from tokenreduce.models.files import listed, weight_files
 from tokenreduce.models.placement import Placement
 from tokenreduce.models.quantize import bits_config
@@ -67,7 +68,7 @@ def load_weights(
         # It reports at every layer that it casts, and that an optional CPU kernel is absent.
         python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
     loader: Any = kind  # its signature does not know that two things come back
-    with quiet(), out_of_memory(name, placement):
+    with quiet(), memory.sufficient(too_small(name, placement)):
         # Given tensors and not the folder, in which transformers would look for adapters, pickled
         # metadata and generation settings. They are maps of the files: no copy is made here.
         model, report = loader.from_pretrained(
@@ -179,20 +180,6 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-@contextmanager
-def out_of_memory(name: str, placement: Placement) -> Iterator[None]:
-    """Memory that does not suffice for loading becomes a CapacityError."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise CapacityError(_too_small(name, placement)) from error
-    except RuntimeError as error:
-        # The CPU's allocator and MPS have no class of their own for it.
-        if "not enough memory" in str(error) or "out of memory" in str(error):
-            raise CapacityError(_too_small(name, placement)) from error
-        raise
-
-
-def _too_small(name: str, placement: Placement) -> str:
+def too_small(name: str, placement: Placement) -> str:
     smaller = "a smaller model" if placement.quantize == "nf4" else "--quantize nf4"
     return f"{name}: the memory of {placement.device} does not suffice to load it; try {smaller}"
