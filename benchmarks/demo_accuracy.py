@@ -3,14 +3,16 @@
     python -m benchmarks.demo_accuracy [--clips 88] [--jobs 2] [--only SUBSTRING]
 
 Files are generated, decoded, encoded once per frame count, then reduced and asked in many ways.
-Resumable: every clip's rows are written as they come to runs/accuracy. The result holds each
-configuration's accuracy with a standard error over clips, and the checks that docs/demo-model.md
-quotes. Knows the pipeline's steps; measures no time.
+Resumable: every clip's rows are written as they come to runs/accuracy-<digest of the weights>. The
+result holds each setting's accuracy with a standard error over clips, and the checks that
+docs/demo-model.md quotes, as differences paired by question. Knows the pipeline's steps; measures
+no time.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -87,9 +89,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", help="settings whose name contains this")
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--work", type=Path, default=Path("runs/accuracy"))
+    parser.add_argument("--work", type=Path, help="default: by the digest of the weights")
     parser.add_argument("--name", default="demo_accuracy")
     options = parser.parse_args()
+    weights = identity(options.model)
+    options.work = options.work or Path("runs") / f"accuracy-{weights['sha256'][:12]}"
     context = multiprocessing.get_context("spawn")
     workers = [
         context.Process(target=work, args=(job, options.jobs, options))
@@ -101,7 +105,7 @@ def main() -> None:
         worker.join()
     if any(worker.exitcode for worker in workers):
         raise SystemExit("a worker failed; what it had finished is kept")
-    found = summary(options)
+    found = {"weights": weights, **summary(options)}
     path = record.write(options.name, found, {"clips": options.clips, "model": options.model})
     print(path)
 
@@ -178,6 +182,24 @@ def ask(
         path.unlink()
 
 
+def identity(model: str) -> dict[str, Any]:
+    """Which weights and which world: a figure means nothing without them."""
+    from tokenreduce.models.files import CONFIG, read_json, weight_files
+    from tokenreduce.models.locate import config_folder, resolve
+
+    folder = config_folder(resolve(model))
+    config = read_json(folder / CONFIG, model)
+    digest = hashlib.sha256()
+    for path in weight_files(folder, model):
+        digest.update(path.read_bytes())
+    return {
+        "model": model,
+        "sha256": digest.hexdigest(),
+        "checkpoint_version": config.get("checkpoint_version"),
+        "world_version": config.get("world_version"),
+    }
+
+
 def sampling() -> Any:
     from tokenreduce.models.base import Sampling
 
@@ -245,7 +267,94 @@ def summary(options: argparse.Namespace) -> dict[str, Any]:
                 for kind in questions.KINDS
             },
         }
-    return {"clips": options.clips, "seed": SEED, "settings": found}
+    return {
+        "clips": options.clips,
+        "seed": SEED,
+        "settings": found,
+        "checks": list(checks(by_setting, options.clips)),
+    }
+
+
+@dataclass(frozen=True)
+class Check:
+    """What must hold: first minus second, over the questions that `of` picks."""
+
+    says: str
+    first: str
+    second: str
+    at_least: float
+    of: str = "all"
+
+
+CHECKS = (
+    Check("AIM merged to 25 % within .02 of full", "aim-merge-0.250-16", "full-16", -0.02),
+    Check("AIM merged to 11 % above random by .05", "aim-merge-0.111-16", "random-0.111-16", 0.05),
+    Check(
+        "25 % + AIM pruning within .03 of merging alone",
+        "merge-0.250-16-aim-prune-ramp",
+        "aim-merge-0.250-16",
+        -0.03,
+    ),
+    Check(
+        "AIM pruning above random by .03 on needles, early, unmerged",
+        "full-16-aim-prune-early",
+        "full-16-random-early",
+        0.03,
+        "needles",
+    ),
+    Check(
+        "AIM pruning above random by .03 on needles, early, merged",
+        "merge-0.250-16-aim-prune-early",
+        "merge-0.250-16-random-early",
+        0.03,
+        "needles",
+    ),
+    Check(
+        "the same over all questions, unmerged",
+        "full-16-aim-prune-early",
+        "full-16-random-early",
+        0.03,
+    ),
+    Check(
+        "32 merged frames above 8 full ones by .2 on needles, 336 tokens",
+        "budget-336-of-32",
+        "full-8",
+        0.2,
+        "needles",
+    ),
+    Check("H.264 at crf 30 within .01 of uncompressed", "crf-30-16", "crf-0-16", -0.01),
+    Check("H.264 at crf 23 within .01 of uncompressed", "full-16", "crf-0-16", -0.01),
+)
+
+
+def checks(
+    by_setting: dict[str, dict[int, dict[str, Any]]], clips: int
+) -> Iterator[dict[str, Any]]:
+    """Each check's mean difference, paired by question, with its standard error over clips."""
+    from tokenreduce.demo import questions
+
+    for check in CHECKS:
+        one, other = by_setting.get(check.first, {}), by_setting.get(check.second, {})
+        if any(index not in one or index not in other for index in range(clips)):
+            continue
+        pairs = [
+            (index, a["correct"] - b["correct"])
+            for index in range(clips)
+            for a, b in zip(one[index]["answers"], other[index]["answers"], strict=True)
+            if check.of == "all" or a["kind"] in questions.NEEDLES
+        ]
+        mean = sum(difference for _, difference in pairs) / len(pairs)
+        residues: dict[int, float] = {}
+        for index, difference in pairs:
+            residues[index] = residues.get(index, 0.0) + difference - mean
+        error = sum(value**2 for value in residues.values()) ** 0.5 / len(pairs)
+        yield {
+            **asdict(check),
+            "difference": mean,
+            "standard_error": error,
+            "questions": len(pairs),
+            "holds": mean >= check.at_least,
+        }
 
 
 if __name__ == "__main__":
