@@ -31,8 +31,9 @@ def test_every_folder_with_code_is_packaged() -> None:
 def test_no_generic_name_reaches_the_import_path() -> None:
     assert all(name.split(".")[0] == "tokenreduce" for name in SETTINGS["packages"])
     probe = (
-        "import importlib.util as u, sys; "
-        "print([n for n in ('cli', 'presets', 'tests', 'benchmarks') if u.find_spec(n)])"
+        "import importlib.util as u; "
+        "names = ('cli', 'presets', 'tests', 'benchmarks', 'training'); "
+        "print([n for n in names if u.find_spec(n)])"
     )
     out = subprocess.run(
         [sys.executable, "-P", "-c", probe],
@@ -70,5 +71,7 @@ def test_public_names() -> None:
 
 def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, tokenreduce; print('torch' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    )
     assert out.stdout.strip() == "False"

@@ -11,9 +11,14 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from tokenreduce.demo import questions, scenes
-from training import batches, tokenizer
-from training.batches import HEAD, STOP, TURN, Words
-from training.model import DEPTH, GRID, WIDTH, DemoModel, layout, spread
+
+# training/ is not part of the installed package, so the checkout lends it; tokenreduce is imported
+# above, from where it is installed, and stays that.
+with pytest.MonkeyPatch.context() as lent:
+    lent.syspath_prepend(str(Path(__file__).resolve().parents[2]))
+    from training import batches, tokenizer
+    from training.batches import HEAD, STOP, TURN, Words
+    from training.model import DEPTH, GRID, WIDTH, DemoModel, layout, spread
 
 
 @pytest.fixture(scope="module")

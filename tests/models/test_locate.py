@@ -237,5 +237,7 @@ def test_names_and_specs_need_no_torch(checkpoint: Path) -> None:
         f"read_spec({str(checkpoint)!r}); cached_bytes(resolve('llava-video-7b')); "
         "print([m for m in ('torch', 'transformers') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -158,7 +158,7 @@ with Decoder() as decoder:
 @pytest.mark.parametrize("code", ["SIGINT", "SIGKILL", "SIGTERM"])
 def test_no_child_outlives_its_parent(code: str, tiny_video: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", WATCHED, str(tiny_video)],
+        [sys.executable, "-P", "-c", WATCHED, str(tiny_video)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -180,7 +180,7 @@ def test_no_child_outlives_its_parent(code: str, tiny_video: Path) -> None:
 
 
 def printed(script: str) -> str:
-    command = [sys.executable, "-c", script]
+    command = [sys.executable, "-P", "-c", script]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
