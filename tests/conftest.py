@@ -1,7 +1,9 @@
-"""Small generated videos for whoever needs one."""
+"""Small generated videos, whole and broken, for whoever needs one."""
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +20,7 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 WriteClip = Callable[..., Path]
+Spoil = Callable[..., Path]
 
 
 def picture(index: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -72,3 +75,70 @@ def write_clip() -> WriteClip:
 def tiny_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seconds of 96 x 64 H.264 at 30 frames a second, key frames every 12."""
     return _write(tmp_path_factory.mktemp("clips") / "tiny.mp4")
+
+
+def _audio_only(path: Path, _: Path) -> None:
+    with av.open(str(path), "w") as file:
+        stream: Any = file.add_stream("aac", rate=44100, layout="mono")
+        frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+        frame.planes[0].update(bytes(4096))
+        frame.sample_rate, frame.pts = 44100, 0
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+
+
+def _unknown_codec(path: Path, clip: Path) -> None:
+    path.write_bytes(clip.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+
+
+def _no_index(path: Path, clip: Path) -> None:
+    path.write_bytes(clip.read_bytes()[:-1500])  # the index lies at the end
+
+
+def _truncated(path: Path, _: Path) -> None:
+    """The index lies at the front and speaks of 60 frames; the last third of the file is gone."""
+    data = _write(path, container={"movflags": "faststart"}).read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+
+
+def _huge_frames(path: Path, _: Path, side: int = 12_000) -> None:
+    """A PNG in a QuickTime file that claims side x side pixels and holds next to none."""
+    with av.open(str(path), "w", format="mov") as file:
+        stream: Any = file.add_stream("png", rate=1)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "rgb24"
+        frame = av.VideoFrame(64, 64, "rgb24")
+        frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+        for index in range(2):
+            frame.pts = index
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    data = bytearray(path.read_bytes())
+    at = -1
+    while (at := data.find(b"IHDR", at + 1)) > 0:
+        data[at + 4 : at + 12] = struct.pack(">II", side, side)
+        data[at + 17 : at + 21] = struct.pack(">I", zlib.crc32(data[at : at + 17]))
+    entry = data.index(b"stsd") + 12 + 4  # the sample entry's own name
+    data[entry + 4 + 24 : entry + 4 + 28] = struct.pack(">HH", side, side)
+    path.write_bytes(data)
+
+
+_SPOILT: Mapping[str, Callable[..., None]] = {
+    "audio only": _audio_only,
+    "unknown codec": _unknown_codec,
+    "no index": _no_index,
+    "truncated": _truncated,
+    "huge frames": _huge_frames,
+}
+
+
+@pytest.fixture
+def spoilt(tiny_video: Path, tmp_path: Path) -> Spoil:
+    """Writes a broken mp4 of the kind that is named; keywords are those of its builder."""
+
+    def write(kind: str, **options: Any) -> Path:
+        path = tmp_path / "spoilt.mp4"
+        _SPOILT[kind](path, tiny_video, **options)
+        return path
+
+    return write

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,27 +87,21 @@ def test_no_permission_in_a_process_without_privileges(tiny_video: Path, tmp_pat
     for folder in [*list(tmp_path.parents)[:2], tmp_path]:
         folder.chmod(0o755)
     done = subprocess.run(
-        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", script, str(path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith(f"{path}: no permission to read it; ")
 
 
-def test_sound_without_pictures(tmp_path: Path, decoder: Decoder) -> None:
-    path = tmp_path / "song.mp4"
-    with av.open(str(path), "w") as file:
-        stream: Any = file.add_stream("aac", rate=44100, layout="mono")
-        frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
-        frame.planes[0].update(bytes(4096))
-        frame.sample_rate, frame.pts = 44100, 0
-        file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
-    assert "has no video, only audio" in refusal(decoder, path)
-
-
-def test_unknown_codec(tmp_path: Path, tiny_video: Path, decoder: Decoder) -> None:
-    path = tmp_path / "future.mp4"
-    path.write_bytes(tiny_video.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
-    assert "codec" in refusal(decoder, path)
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("audio only", "has no video, only audio"),
+        ("unknown codec", "codec"),
+        ("no index", "missing or damaged"),
+    ],
+)
+def test_broken_files(kind: str, says: str, spoilt: Callable[..., Path], decoder: Decoder) -> None:
+    assert says in refusal(decoder, spoilt(kind))
 
 
 def test_header_without_a_single_frame(tmp_path: Path, tiny_video: Path, decoder: Decoder) -> None:
@@ -118,12 +111,6 @@ def test_header_without_a_single_frame(tmp_path: Path, tiny_video: Path, decoder
     path = tmp_path / "hollow.mp4"
     path.write_bytes(data[:start] + bytes(size) + data[start + size :])
     assert "no frame of it can be decoded" in refusal(decoder, path)
-
-
-def test_a_header_that_is_missing(tmp_path: Path, tiny_video: Path, decoder: Decoder) -> None:
-    path = tmp_path / "cut.mp4"  # the index lies at the end
-    path.write_bytes(tiny_video.read_bytes()[:-1500])
-    assert "missing or damaged" in refusal(decoder, path)
 
 
 @pytest.fixture
@@ -217,32 +204,11 @@ def test_concat_is_no_protocol_here(tiny_video: Path, decoder: Decoder) -> None:
     assert "only local files" in refusal(decoder, f"concat:{tiny_video}|{tiny_video}")
 
 
-def bomb(path: Path, side: int) -> Path:
-    """A PNG in a QuickTime file that claims side x side pixels and holds next to none."""
-    with av.open(str(path), "w") as file:
-        stream: Any = file.add_stream("png", rate=1)
-        stream.width = stream.height = 64
-        stream.pix_fmt = "rgb24"
-        frame = av.VideoFrame(64, 64, "rgb24")
-        frame.planes[0].update(bytes(frame.planes[0].buffer_size))
-        for index in range(2):
-            frame.pts = index
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
-    data = bytearray(path.read_bytes())
-    at = -1
-    while (at := data.find(b"IHDR", at + 1)) > 0:
-        data[at + 4 : at + 12] = struct.pack(">II", side, side)
-        data[at + 17 : at + 21] = struct.pack(">I", zlib.crc32(data[at : at + 17]))
-    entry = data.index(b"stsd") + 12 + 4  # the sample entry's own name
-    data[entry + 4 + 24 : entry + 4 + 28] = struct.pack(">HH", side, side)
-    path.write_bytes(data)
-    return path
-
-
-def test_a_huge_frame_is_refused_before_it_is_decoded(tmp_path: Path, decoder: Decoder) -> None:
+def test_a_huge_frame_is_refused_before_it_is_decoded(
+    spoilt: Callable[..., Path], decoder: Decoder
+) -> None:
     for side in (8_001, 12_000, 30_000):
-        path = bomb(tmp_path / "bomb.mov", side)
+        path = spoilt("huge frames", side=side)
         assert "allowed 64 million pixels" in refusal(decoder, path).replace("are ", "")
 
 
