@@ -1,5 +1,5 @@
 # The four commands of development, the same on a laptop and in CI; `make help` lists them.
-# TORCH picks the build: `make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"`
+# TORCH picks the build: `make demo TORCH="torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu"`
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch
@@ -32,6 +32,9 @@ test-slow: $(READY) ## what takes minutes, too
 
 test-oldest: $(READY) ## models and engine on the oldest transformers of the range
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target runs/oldest $(OLDEST)
+# Were the folder not searched first, the newest would be tested in silence.
+	PYTHONPATH=runs/oldest $(BIN)/python -c 'import transformers as t; \
+		assert f"transformers=={t.__version__}" == "$(firstword $(OLDEST))", t.__file__'
 	PYTHONPATH=runs/oldest $(BIN)/python -m pytest -q tests/engine tests/models
 
 check: $(READY) ## format, lint, types
