@@ -176,7 +176,7 @@ Seed = Annotated[
         "--seed",
         panel=_ANSWER,
         metavar="N",
-        help="Of everything that is drawn, a whole number from 0. Default: 0.",
+        help="Of everything that is drawn, 0 to 4294967295. Default: 0.",
     ),
 ]
 Json = Annotated[

@@ -66,7 +66,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("quantize", Choice(("auto", "nf4", "int8", "none")), "auto"),
     Setting("max_new_tokens", Whole("a whole number of tokens", 1, 1_000_000), 256),
     Setting("temperature", Number(0, 10), 0.0),
-    Setting("seed", Whole("a whole number", 0, 2**63 - 1), 0),
+    Setting("seed", Whole("a whole number", 0, 2**32 - 1), 0),
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
