@@ -174,6 +174,8 @@ class Bench:
         half, n = self.setup.text_tokens // 2, visual.shape[1]
         embeds = torch.cat([self.text[:, :half], visual, self.text[:, half:]], dim=1)
         places = torch.arange(half, half + n, device=self.device)
+        tokens = Tokens.fresh(visual).bare()
+        del visual  # it stands in the prompt now
         timed = _Timed(AimPrune(), self.device)
         stack = stack_of(self.model)
         if case.way == "stock":
@@ -182,7 +184,7 @@ class Bench:
             self.model(inputs_embeds=embeds, past_key_values=cache, logits_to_keep=1)
         elif case.way == "engine":
             stack.set_attn_implementation(attention.NAME)  # type: ignore[attr-defined]
-            prompt = Prompt(embeds, places, Tokens.fresh(visual))
+            prompt = Prompt(embeds, places, tokens)
             cache = DynamicCache()
             read_prompt(self.model, Plan(prompt, [Prune(timed, Ramp())], 0, _ignore), cache)
         else:

@@ -8,7 +8,7 @@ their information goes into the kept ones. Knows nothing about any method, model
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -27,7 +27,8 @@ class Method(Protocol):
         ...
 
     def rounds(self, n: int, keep: int, /) -> Iterable[int]:
-        """Counts after each round on the way from n tokens to `keep`; the last is `keep`."""
+        """Counts after each round on the way from n tokens to `keep`; the last is `keep`. Inside
+        the LLM there is one round."""
         ...
 
     def filter(self, seen: Seen, keep: int, /) -> Split: ...
@@ -41,6 +42,23 @@ class Method(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What is decided before anything moves: which tokens go, and what each one's goes to.
+
+    affinity (b, n - m, m), as `Method.correlate` gives it
+    """
+
+    split: Split
+    affinity: Tensor
+
+
+def choose(method: Method, seen: Seen, keep: int) -> Choice:
+    """One round's filter and correlation."""
+    split = method.filter(seen, keep)
+    return Choice(split, method.correlate(seen, split))
+
+
 def reduce(method: Method, seen: Seen, keep: int) -> Tokens:
     """`seen.tokens` brought to `keep` a row by `method`; untouched if there are no more than that.
 
@@ -52,22 +70,21 @@ def reduce(method: Method, seen: Seen, keep: int) -> Tokens:
     if keep >= n:
         return seen.tokens
     for count in method.rounds(n, keep):
-        split = method.filter(seen, count)
-        affinity = method.correlate(seen, split)
-        tokens = method.compress(seen, split, affinity)
+        choice = choose(method, seen, count)
+        tokens = method.compress(seen, choice.split, choice.affinity)
         seen = replace(
             seen,
             tokens=tokens,
-            metric=_carried(method, seen, split, affinity, tokens),
+            metric=_carried(method, seen, choice, tokens),
             attention=None,  # it was of the tokens before this round
             visual=None,
         )
     return seen.tokens
 
 
-def _carried(method: Method, seen: Seen, split: Split, affinity: Tensor, tokens: Tokens) -> Tensor:
+def _carried(method: Method, seen: Seen, choice: Choice, tokens: Tokens) -> Tensor:
     """The metric of the next round: it goes the way the features go (AIM, official image code)."""
     if seen.metric is seen.tokens.x:
         return tokens.x
     metric = replace(seen, tokens=seen.tokens.with_x(seen.metric))
-    return method.compress(metric, split, affinity).x
+    return method.compress(metric, choice.split, choice.affinity).x

@@ -85,6 +85,10 @@ class Tokens:
     def with_x(self, x: Tensor) -> Tokens:
         return replace(self, x=x)
 
+    def bare(self) -> Tokens:
+        """Sizes and places alone: x has no channels and takes no memory."""
+        return self.with_x(self.x.new_empty(*self.size.shape, 0))
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -139,7 +143,9 @@ class Attention:
 class Seen:
     """All that a method may look at where it acts.
 
-    tokens     the visual tokens here, Tokens of (b, n, d)
+    tokens     the visual tokens here, Tokens of (b, n, d). Inside the LLM a choice is made while
+               the layer attends: it sees the features that entered the layer, and what is then
+               compressed are those that left it
     metric     (b, n, e) what similarity is measured on
     grid       shape before any reduction; maps `tokens.place` to (frame, row, column).
                At the site "frames" each row is one frame: grid.frames is 1

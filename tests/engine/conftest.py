@@ -140,11 +140,11 @@ class Recorded:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.method, name)
 
-    def compress(self, seen: Seen, split: Split, affinity: Tensor) -> Tokens:
-        left: Tokens = self.method.compress(seen, split, affinity)
-        self.places.append(left.place[0].tolist())
+    def filter(self, seen: Seen, keep: int) -> Split:
+        split: Split = self.method.filter(seen, keep)
+        self.places.append(seen.tokens.place[0, split.keep[0]].tolist())
         self.seen.append(seen)
-        return left
+        return split
 
 
 @pytest.fixture(scope="session")

@@ -9,17 +9,19 @@ position ids they had. The cache holds a different length in each layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from tokenreduce.engine.choosing import Chooser, Standing, Step
 from tokenreduce.engine.types import Prompt, Prune
 from tokenreduce.errors import ModelError
-from tokenreduce.paradigm import reduce
-from tokenreduce.tokens import Attention, Grid, Seen, Tokens
+from tokenreduce.paradigm import Method
+from tokenreduce.tokens import Tokens
 
 
 class Stack(Protocol):
@@ -43,7 +45,7 @@ class State:
     hidden     (1, l', d)  its input
     position   (l',) int64, original positions of what is left, ascending
     visual     (n',) int64, where the visual tokens stand among the l'
-    tokens     their sizes and places; their `x` may be that of a layer before
+    tokens     their sizes and places, without features
     entered    visual tokens that entered layer 0
     per_layer  visual tokens that each layer so far attended to
     """
@@ -55,16 +57,6 @@ class State:
     tokens: Tokens
     entered: int
     per_layer: tuple[int, ...] = ()
-
-
-@dataclass
-class _Glimpse:
-    """What one layer attended with, once it has run."""
-
-    seen: list[Attention] = field(default_factory=list)
-
-    def __call__(self, q: Tensor, k: Tensor, scale: float) -> None:
-        self.seen.append(Attention(q, k, scale, causal=True))
 
 
 def start(prompt: Prompt) -> State:
@@ -80,7 +72,7 @@ def start(prompt: Prompt) -> State:
         raise ValueError("a prompt ends with text: the answer is read off its last position")
     device = prompt.embeds.device
     position = torch.arange(length, device=device)
-    return State(0, prompt.embeds, position, prompt.visual.to(device), prompt.tokens, n)
+    return State(0, prompt.embeds, position, prompt.visual.to(device), prompt.tokens.bare(), n)
 
 
 def run(
@@ -105,19 +97,12 @@ def run(
     rope = stack.rotary_emb(state.hidden, state.position.unsqueeze(0))
     for layer in layers[state.layer : len(layers) if stop is None else stop]:
         index, count = state.layer, state.visual.shape[0]
-        keeps = [prune.schedule.kept(index, len(layers), state.entered) for prune in prunes]
-        glimpse = _Glimpse() if any(keep < count for keep in keeps) else None
-        hidden = _through(layer, state.hidden, rope, cache, glimpse)
+        due = _due(prunes, index, len(layers), state)
+        chooser = Chooser(partial(_standing, state), due, seed) if due else None
+        hidden = _through(layer, state.hidden, rope, cache, chooser)
         state = replace(state, layer=index + 1, hidden=hidden, per_layer=(*state.per_layer, count))
-        if glimpse is None:
-            continue
-        attention, kept = _only(glimpse, index), None
-        for prune, keep in zip(prunes, keeps, strict=True):
-            if keep >= state.visual.shape[0]:
-                continue
-            if kept is not None:
-                attention = _among(attention, kept)
-            state, kept = _reduced(state, prune, keep, attention, seed)
+        if chooser is not None:
+            state, kept = _reduced(state, chooser.steps(index))
             rope = tuple(part.index_select(1, kept.to(part.device)) for part in rope)
     return state
 
@@ -127,14 +112,14 @@ def _through(
     hidden: Tensor,
     rope: tuple[Tensor, ...],
     cache: DynamicCache,
-    glimpse: _Glimpse | None,
+    chooser: Chooser | None,
 ) -> Tensor:
     """One layer, causal by SDPA's own flag.
 
     It gets no position ids: flash attention would take the gaps between survivors for the seams of
     packed sequences, and RoPE has them already.
     """
-    more: dict[str, Any] = {} if glimpse is None else {"observe": glimpse}
+    more: dict[str, Any] = {} if chooser is None else {"observe": chooser}
     out = layer(
         hidden,
         attention_mask=None,
@@ -151,64 +136,40 @@ def _through(
     return out
 
 
-def _only(glimpse: _Glimpse, index: int) -> Attention:
-    if len(glimpse.seen) != 1:
-        raise ModelError(
-            f"the attention of layer {index} was seen {len(glimpse.seen)} times instead of once: "
-            "prepare the model with tokenreduce.engine.attention.make_observable"
-        )
-    return glimpse.seen[0]
+def _due(prunes: Sequence[Prune], layer: int, depth: int, state: State) -> list[tuple[Method, int]]:
+    """The methods that have something to remove after `layer`, and how many tokens each leaves."""
+    due, count = [], state.visual.shape[0]
+    for prune in prunes:
+        keep = prune.schedule.kept(layer, depth, state.entered)
+        if keep < count:
+            due.append((prune.method, keep))
+            count = keep
+    return due
 
 
-def _reduced(
-    state: State, prune: Prune, keep: int, attention: Attention, seed: int
-) -> tuple[State, Tensor]:
-    """The state with `keep` visual tokens, and the indices of all that stay among its l'."""
+def _standing(state: State) -> Standing:
+    """The visual tokens of a state, with the features they have there, on its device."""
     device = state.hidden.device
     visual, tokens = state.visual.to(device), state.tokens
     x = state.hidden.index_select(1, visual)
     here = Tokens(x, tokens.size.to(device), tokens.place.to(device))
-    seen = Seen(here, x, _one_line(here), visual, _on(attention, device), seed)
-    left = reduce(prune.method, seen, keep)
-    kept_visual = _indices(left.place[0], here.place[0])
-    stays = torch.ones(state.hidden.shape[1], dtype=torch.bool, device=device)
-    stays[visual] = False
-    stays[visual[kept_visual]] = True
-    kept = stays.nonzero().squeeze(1)
-    at = _indices(visual[kept_visual], kept)
-    # A method that merges changed values; one that prunes gives back the very same bits.
+    return Standing(here, visual, state.hidden.shape[1])
+
+
+def _reduced(state: State, steps: Sequence[Step]) -> tuple[State, Tensor]:
+    """The state after `steps`, and the indices of all that stay among its l'."""
+    before = _standing(state)
+    left = before.tokens
+    for step in steps:
+        left = step.applied(left)
+    after, kept = before.after(left)
     hidden = state.hidden.index_select(1, kept)
-    hidden.index_copy_(1, at, left.x.to(hidden.dtype))
-    position = state.position.to(device).index_select(0, kept)
-    return replace(state, hidden=hidden, position=position, visual=at, tokens=left), kept
-
-
-def _indices(of: Tensor, among: Tensor) -> Tensor:
-    """Where each of the ascending numbers `of` stands in the ascending numbers `among`."""
-    if of.shape[0] == 0:
-        return of
-    index = torch.searchsorted(among, of.contiguous())
-    if index[-1] >= among.shape[0] or bool((among[index] != of).any()):
-        raise ValueError("a method returned tokens in places that it was not given")
-    return index
-
-
-def _one_line(tokens: Tokens) -> Grid:
-    """Inside the LLM newlines stand between the features, so places make no rectangle."""
-    last = int(tokens.place[0, -1]) if tokens.count else -1
-    return Grid(frames=1, rows=1, columns=last + 1)
-
-
-def _on(attention: Attention, device: torch.device) -> Attention:
-    return replace(attention, q=attention.q.to(device), k=attention.k.to(device))
-
-
-def _among(attention: Attention, kept: Tensor) -> Attention:
-    """The same layer's attention among the positions that stay."""
-    index = kept.to(attention.q.device)
+    # A method that merges changed values; one that prunes gives back the very same bits.
+    hidden.index_copy_(1, after.visual, left.x.to(hidden.dtype))
+    position = state.position.to(kept.device).index_select(0, kept)
     return replace(
-        attention, q=attention.q.index_select(2, index), k=attention.k.index_select(2, index)
-    )
+        state, hidden=hidden, position=position, visual=after.visual, tokens=left.bare()
+    ), kept
 
 
 def cache_bytes(cache: DynamicCache) -> int:

@@ -34,8 +34,8 @@ class Prompt:
     embeds  (1, l, d)  in the model's dtype on its device
     visual  (n,) int64, ascending positions of the visual tokens (newlines included) among the l;
             several chunks are allowed
-    tokens  the visual tokens as they were reduced, of one row, for methods inside the LLM that
-            look at their places
+    tokens  sizes and places of the visual tokens, one row, for methods inside the LLM; features
+            are those of the layer a method acts at, so these may have none
     """
 
     embeds: Tensor

@@ -149,7 +149,8 @@ class LlavaVideo:
         before, after = (self._embed(ids) for ids in self.chat.pieces(question, time_text))
         first = before.shape[1]
         embeds = torch.cat([before, visual.x.to(before), after], dim=1)
-        return Prompt(embeds, torch.arange(first, first + visual.count, device=self.device), visual)
+        places = torch.arange(first, first + visual.count, device=self.device)
+        return Prompt(embeds, places, visual.bare())
 
     def _embed(self, ids: list[int]) -> Tensor:
         table = self.host.get_input_embeddings()

@@ -1,0 +1,120 @@
+"""What leaves after a layer, chosen while the layer attends; knows no family of models.
+
+Choosing needs a layer's queries and keys, moving needs its output. Done at those two moments,
+queries and keys live no longer than in the stock forward, and scoring adds nothing to the peak of
+memory, which the MLP makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from tokenreduce.errors import ModelError
+from tokenreduce.paradigm import Choice, Method, choose
+from tokenreduce.tokens import Attention, Grid, Seen, Tokens
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Visual tokens among the positions of a sequence.
+
+    tokens  one row of n      visual  (n,) int64, where they stand      length  of the sequence
+    """
+
+    tokens: Tokens
+    visual: Tensor
+    length: int
+
+    def after(self, left: Tokens) -> tuple[Standing, Tensor]:
+        """With only the tokens `left` and all text; and which of the positions (l',) int64 stay.
+
+        Raises ValueError if `left` has places that were not there.
+        """
+        kept_visual = _indices(left.place[0], self.tokens.place[0])
+        stays = torch.ones(self.length, dtype=torch.bool, device=self.visual.device)
+        stays[self.visual] = False
+        stays[self.visual[kept_visual]] = True
+        kept = stays.nonzero().squeeze(1)
+        at = _indices(self.visual[kept_visual], kept)
+        return Standing(left, at, kept.shape[0]), kept
+
+
+@dataclass(frozen=True)
+class Step:
+    """One method's choice. seen: what it was made from, without features and attention."""
+
+    method: Method
+    seen: Seen
+    choice: Choice
+
+    def applied(self, tokens: Tokens) -> Tokens:
+        """To the features of a later moment."""
+        seen = replace(self.seen, tokens=tokens, metric=tokens.x)
+        return self.method.compress(seen, self.choice.split, self.choice.affinity)
+
+
+@dataclass
+class Chooser:
+    """Shown a layer's attention once, it chooses by each method in turn.
+
+    standing  called then; what entered the layer
+    due       methods and how many tokens each leaves, falling
+    """
+
+    standing: Callable[[], Standing]
+    due: Sequence[tuple[Method, int]]
+    seed: int
+    _steps: list[Step] = field(default_factory=list)
+    _shown: int = 0
+
+    def __call__(self, q: Tensor, k: Tensor, scale: float) -> None:
+        self._shown += 1
+        here = self.standing()
+        device = here.visual.device
+        attention = Attention(q.to(device), k.to(device), scale, causal=True)
+        for i, (method, keep) in enumerate(self.due):
+            tokens = here.tokens
+            seen = Seen(tokens, tokens.x, _one_line(tokens), here.visual, attention, self.seed)
+            choice = choose(method, seen, keep)
+            bare = tokens.bare()
+            kept_seen = replace(seen, tokens=bare, metric=bare.x, attention=None)
+            self._steps.append(Step(method, kept_seen, choice))
+            if i + 1 < len(self.due):  # the next one sees what this one leaves
+                here, kept = here.after(self._steps[-1].applied(tokens))
+                attention = _among(attention, kept)
+
+    def steps(self, layer: int) -> Sequence[Step]:
+        """Raises ModelError unless `layer` has shown its attention once."""
+        if self._shown != 1:
+            raise ModelError(
+                f"the attention of layer {layer} was seen {self._shown} times instead of once: "
+                "prepare the model with tokenreduce.engine.attention.make_observable"
+            )
+        return self._steps
+
+
+def _indices(of: Tensor, among: Tensor) -> Tensor:
+    """Where each of the ascending numbers `of` stands in the ascending numbers `among`."""
+    if of.shape[0] == 0:
+        return of
+    index = torch.searchsorted(among, of.contiguous())
+    if index[-1] >= among.shape[0] or bool((among[index] != of).any()):
+        raise ValueError("a method returned tokens in places that it was not given")
+    return index
+
+
+def _one_line(tokens: Tokens) -> Grid:
+    """Inside the LLM newlines stand between the features, so places make no rectangle."""
+    last = int(tokens.place[0, -1]) if tokens.count else -1
+    return Grid(frames=1, rows=1, columns=last + 1)
+
+
+def _among(attention: Attention, kept: Tensor) -> Attention:
+    """The same layer's attention among the positions that stay."""
+    return replace(
+        attention, q=attention.q.index_select(2, kept), k=attention.k.index_select(2, kept)
+    )
