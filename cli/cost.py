@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from tokenreduce.result import Answer
+from tokenreduce.result import Answer, Seconds
 
 from .safe import escaped
 
@@ -69,14 +69,7 @@ def _rows(answer: Answer, room: int, unicode: bool) -> list[tuple[str, str]]:
             f"{against(memory.kv_cache_unreduced / max(memory.kv_cache, 1))} "
             f"({size(memory.kv_cache_unreduced)})",
         ),
-        (
-            "seconds",
-            ", ".join(
-                f"{name}{_TIE}{spent:.2f}"
-                for name, spent in asdict(seconds).items()
-                if name != "first_token"
-            ),
-        ),
+        ("seconds", _seconds(seconds)),
         ("", f"first token {seconds.first_token:.2f} after loading"),
         ("speed", _speed(answer)),
         ("peak memory", _peak(answer)),
@@ -89,6 +82,19 @@ def _frames(answer: Answer) -> str:
     if used.seconds:
         text += f", from {used.seconds[0]:.2f} s to {used.seconds[-1]:.2f} s"
     return text
+
+
+def _seconds(seconds: Seconds) -> str:
+    """Part by part; what no part accounts for, imports above all, is shown where it counts."""
+    spent = asdict(seconds)
+    total = spent.pop("total")
+    del spent["first_token"]
+    other = total - sum(spent.values())
+    if other > 0.02 * total:
+        spent["other"] = other
+    return ", ".join(
+        f"{name}{_TIE}{value:.2f}" for name, value in {**spent, "total": total}.items()
+    )
 
 
 def _speed(answer: Answer) -> str:

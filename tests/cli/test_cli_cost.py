@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import Result
 
-from tokenreduce.result import Answer
+from tokenreduce.result import Answer, Seconds
 
 Run = Callable[..., Result]
 Stubbed = Callable[[str], list[dict[str, Any]]]
@@ -55,6 +55,11 @@ seconds        load 12.10, decode 3.21, encode 1.18, reduce 0.07, prefill 0.81, 
 speed          30.5 tokens/s, 66 tokens generated
 peak memory    6.1 GiB device, 2.3 GiB host
 """
+
+
+def test_seconds_that_no_part_accounts_for_are_shown(part: Part) -> None:
+    seconds = Seconds(1.0, 0.5, 0.25, 0.0, 0.25, 0.9, 0.5, 4.5)
+    assert "generate\xa00.50, other\xa02.00, total\xa04.50" in part("cost")._seconds(seconds)
 
 
 @pytest.mark.parametrize(
