@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,16 @@ from numpy.typing import NDArray
 # A loaded machine is no reason to fail: deadlines measure the neighbours.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> Iterator[None]:
+    """A shell starts background jobs with SIGINT ignored, and what is ignored is inherited: then
+    no command that a test starts could be interrupted."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
 
 WriteClip = Callable[..., Path]
 Spoil = Callable[..., Path]
