@@ -26,6 +26,7 @@ from tokenreduce import cost, overhead
 from tokenreduce.engine.types import Prune
 from tokenreduce.methods.aim_prune import AimPrune
 from tokenreduce.schedule import Ramp
+from tokenreduce.work import Cost, bipartite
 
 WANTED = {
     "speedup_over_flops_ratio": ">= 0.95",
@@ -107,13 +108,13 @@ def measure(
     return {"compared_with": base, "speedup_of": key, "cases": cases, "wanted": WANTED}
 
 
-def _flops(bench: Bench, case: Case) -> tuple[cost.Cost, cost.Cost]:
+def _flops(bench: Bench, case: Case) -> tuple[Cost, Cost]:
     """Of the language model, charged where it acts, and of the reduction itself."""
     setup, spec = bench.setup, bench.spec
     per_layer = bench.per_layer(case)
-    own = cost.Cost()
+    own = Cost()
     if case.merged:
-        own += overhead.merging(spec.width, setup.frames, [196, 98, 49])
+        own += bipartite(spec.width, setup.frames, [196, 98, 49], spec.width)
     if case.way == "engine":
         prunes = [Prune(AimPrune(), Ramp())]
         own += overhead.inside_llm(prunes, spec, per_layer, setup.text_tokens)

@@ -14,6 +14,7 @@ from transformers import DynamicCache, Qwen2Config
 
 from benchmarks import masked
 from tokenreduce import cost, memory
+from tokenreduce.budget import Layout
 from tokenreduce.engine import attention
 from tokenreduce.engine.host import HostedQwen2, prepare, read_prompt, stack_of
 from tokenreduce.engine.types import Plan, Prefilled, Prompt, Prune
@@ -21,8 +22,10 @@ from tokenreduce.methods.aim_merge import AimMerge
 from tokenreduce.methods.aim_prune import AimPrune
 from tokenreduce.models.spec import TextSpec
 from tokenreduce.paradigm import Site, reduce
-from tokenreduce.schedule import Full, Ramp
-from tokenreduce.tokens import Grid, Seen, Split, Tokens
+from tokenreduce.schedule import Full, Ramp, Schedule
+from tokenreduce.seen import Need, Seen
+from tokenreduce.tokens import Affinity, Split, Tokens
+from tokenreduce.work import Cost, Sizes
 
 SIZES = {
     # Vocabularies are small: only the last position goes through the output layer.
@@ -83,6 +86,14 @@ class _Timed:
     def sites(self) -> frozenset[Site]:
         return self.inner.sites
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.inner.needs
+
+    @property
+    def usual(self) -> Schedule | None:
+        return self.inner.usual
+
     def rounds(self, n: int, keep: int) -> Iterable[int]:
         return self.inner.rounds(n, keep)
 
@@ -94,11 +105,14 @@ class _Timed:
         self.spent.append(clock(self.device) - begun)
         return split
 
-    def correlate(self, seen: Seen, split: Split) -> Tensor:
+    def correlate(self, seen: Seen, split: Split) -> Affinity:
         return self.inner.correlate(seen, split)
 
-    def compress(self, seen: Seen, split: Split, affinity: Tensor) -> Tokens:
+    def compress(self, seen: Seen, split: Split, affinity: Affinity) -> Tokens:
         return self.inner.compress(seen, split, affinity)
+
+    def work(self, sizes: Sizes, keep: int) -> Cost:
+        return self.inner.work(sizes, keep)
 
 
 @dataclass(frozen=True)
@@ -184,7 +198,8 @@ class Bench:
             self.model(inputs_embeds=embeds, past_key_values=cache, logits_to_keep=1)
         elif case.way == "engine":
             stack.set_attn_implementation(attention.NAME)  # type: ignore[attr-defined]
-            prompt = Prompt(embeds, places, tokens)
+            grid = Layout(1, 1, n)
+            prompt = Prompt(embeds, places, tokens, grid)
             cache = DynamicCache()
             read_prompt(self.model, Plan(prompt, [Prune(timed, Ramp())], 0, _ignore), cache)
         else:
@@ -199,7 +214,7 @@ class Bench:
 
     def _merged(self) -> Tensor:
         tokens = Tokens.fresh(self.features)
-        seen = Seen(tokens, self.features, Grid(1, SIDE, SIDE))
+        seen = Seen(tokens, self.features, Layout(1, SIDE, SIDE))
         return reduce(AimMerge(), seen, KEPT).x
 
     def timed(self, case: Case) -> dict[str, float]:

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 # A loaded machine is no reason to fail: deadlines measure the neighbours.
 settings.register_profile("project", deadline=None)
@@ -153,3 +156,20 @@ def spoilt(tiny_video: Path, tmp_path: Path) -> Spoil:
         return path
 
     return write
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        self.numel = max([self.numel, *sizes])
+        return out
+
+
+@pytest.fixture(scope="session")
+def largest_tensor() -> type[Largest]:
+    return Largest

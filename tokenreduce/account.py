@@ -28,7 +28,12 @@ def account(
     """The result of one question. text: tokens of the prompt that are not visual."""
     spec, probe, decoded = model.spec, viewed.probe, len(viewed.frame_seconds)
     own = overhead.before_llm(
-        plan.merge, spec.text.width, spec.layout(decoded), viewed.budget, plan.newlines
+        plan.merge,
+        (spec.vision, spec.text),
+        spec.layout(decoded),
+        viewed.budget,
+        plan.newlines,
+        plan.merge_site,
     ) + overhead.inside_llm(plan.prunes, spec.text, generation.per_layer, text)
     raw = [viewed.raw] * spec.text.layers
     return Answer(

@@ -7,6 +7,7 @@ that any budget is met exactly whatever the merging does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -27,7 +28,7 @@ class Layout:
     frames: int
     rows: int
     columns: int
-    newline: Newline
+    newline: Newline = "no_token"
 
     @property
     def newlines_per_frame(self) -> int:
@@ -136,3 +137,59 @@ def newline_rows(rows: list[int], newlines: int) -> list[int]:
     [2, 5]
     """
     return [rows[(i + 1) * len(rows) // newlines - 1] for i in range(newlines)]
+
+
+def newlines_within(layout: Layout, places: list[int], newlines: int) -> list[int]:
+    """Raw places of `newlines` newlines among kept tokens at the ascending raw `places`.
+
+    Frames get them in proportion to the tokens they keep, never more than the rows these lie in;
+    within a frame they are evenly spread over those rows.
+    """
+    if newlines == 0:
+        return []
+    held: dict[int, list[int]] = {}
+    for place in places:
+        held.setdefault(place // layout.per_frame, []).append(place % layout.per_frame)
+    if layout.newline == "frame":
+        frames = sorted(sorted(held, key=lambda f: -len(held[f]))[:newlines])
+        return [(f + 1) * layout.per_frame - 1 for f in frames]
+    wide, ends = layout.columns + 1, []
+    rows = {f: sorted({p // wide for p in within}) for f, within in held.items()}
+    counts = [len(within) for within in held.values()]
+    shares = in_proportion(newlines, counts, [len(rows[f]) for f in held])
+    for (f, own), share in zip(rows.items(), shares, strict=True):
+        if share:
+            ends += [f * layout.per_frame + (r + 1) * wide - 1 for r in newline_rows(own, share)]
+    return ends
+
+
+def in_proportion(total: int, weights: Sequence[float], most: Sequence[int]) -> list[int]:
+    """`total` shared out as whole numbers in proportion to `weights`, part i at most most[i].
+
+    Largest remainders first, on a tie the earlier part; what a full part cannot take goes to the
+    others in proportion. Raises ValueError if `most` does not hold that many.
+
+    >>> in_proportion(7, [1, 1, 2], [9, 9, 3])
+    [2, 2, 3]
+    """
+    if total > sum(most):
+        raise ValueError(f"{total} do not fit into {sum(most)}")
+    shares, open_ = [0] * len(weights), [i for i, m in enumerate(most) if m > 0]
+    left = total
+    while left:
+        weight = sum(weights[i] for i in open_)
+        ideal = {i: left * weights[i] / weight if weight else left / len(open_) for i in open_}
+        full = [i for i in open_ if ideal[i] >= most[i] - shares[i]]
+        if full:
+            for i in full:
+                left -= most[i] - shares[i]
+                shares[i] = most[i]
+            open_ = [i for i in open_ if i not in full]
+            continue
+        floors = {i: int(ideal[i]) for i in open_}
+        rest = left - sum(floors.values())
+        by_remainder = sorted(open_, key=lambda i: (floors[i] - ideal[i], i))
+        for rank, i in enumerate(by_remainder):
+            shares[i] += floors[i] + int(rank < rest)
+        left = 0
+    return shares

@@ -16,6 +16,7 @@ from operator import add
 from tokenreduce import result
 from tokenreduce.models.spec import ModelSpec, TextSpec, VisionSpec
 from tokenreduce.schedule import Schedule
+from tokenreduce.work import NOTHING, SOFTMAX, Cost
 
 QWEN_POINTWISE = 17
 """Element-wise operations per token and channel of a layer: two norms of 7, two residual sums and
@@ -23,27 +24,6 @@ an activation, as the paper counts them for Qwen2."""
 
 VICUNA_POINTWISE = 18
 """The same for the Vicuna of LLaVA-1.5, whose activation the paper counts twice."""
-
-SOFTMAX = 5
-"""Operations per attention weight."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Floating-point operations. matmul: in matrix products; elementwise: all others counted."""
-
-    matmul: int = 0
-    elementwise: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.matmul + self.elementwise
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.matmul + other.matmul, self.elementwise + other.elementwise)
-
-    def __mul__(self, times: int) -> Cost:
-        return Cost(self.matmul * times, self.elementwise * times)
 
 
 @dataclass(frozen=True)
@@ -142,7 +122,7 @@ def prefill_cost(
     frames: int,
     visual_per_layer: Sequence[int],
     text_tokens: int,
-    overhead: Cost = Cost(),
+    overhead: Cost = NOTHING,
     kv_bytes_per_element: int = 2,
 ) -> PrefillCost:
     """Everything from the frames to the first logits.
@@ -169,7 +149,7 @@ def flops(
     per_layer: Sequence[int],
     text_tokens: int,
     *,
-    overhead: Cost = Cost(),
+    overhead: Cost = NOTHING,
 ) -> result.Flops:
     """The `flops` of an answer. raw_visual: tokens that an unreduced model would have read.
 

@@ -1,41 +1,75 @@
-"""What a reduction itself computes, for the methods whose arithmetic is known; others count as 0.
+"""What a reduction itself computes, from the counts it goes through; no tensors.
 
-From counts alone, like tokenreduce.cost: nothing here looks at a tensor. A new method with work of
-its own is added to `before_llm` or `inside_llm`.
+Each method says what one round of it computes (`Method.work`); here the rounds, rows and layers of
+a whole run are added up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
+from typing import Literal
 
 from tokenreduce.budget import Layout, NewlineKeep, allot
-from tokenreduce.cost import SOFTMAX, Cost, summed
 from tokenreduce.engine.types import Prune
 from tokenreduce.methods.aim_merge import AimMerge
-from tokenreduce.methods.aim_prune import AimPrune
-from tokenreduce.models.spec import TextSpec
+from tokenreduce.models.spec import TextSpec, VisionSpec
 from tokenreduce.paradigm import Method
+from tokenreduce.work import SOFTMAX, Cost, Sizes
 
 
 def before_llm(
-    method: Method | None, width: int, layout: Layout, budget: int, rule: NewlineKeep = "share"
+    method: Method | None,
+    spec: tuple[VisionSpec, TextSpec],
+    layout: Layout,
+    budget: int,
+    rule: NewlineKeep = "share",
+    site: Literal["frames", "clip"] = "frames",
 ) -> Cost:
-    """Reducing the frames of `layout`, of `width` channels, to `budget` tokens.
+    """Reducing the frames of `layout` to `budget` tokens, and what the encoder has to show for it.
 
     Raises ValueError if budget is below 1.
     """
-    if not isinstance(method, AimMerge):
+    if method is None or budget >= layout.available:
         return Cost()
-    whole = layout.rows * layout.columns
-    costs = []
-    for share in allot(layout, budget, rule).shares:
+    vision, text = spec
+    cost = shown(method, vision) * layout.frames
+    metric = vision.width // vision.heads if "keys" in method.needs else text.width
+    whole = Sizes(layout.frames, layout.rows * layout.columns, text.width, metric)
+    shares = allot(layout, budget, rule).shares
+    if site == "clip":
+        kept = sum(share.features for share in shares)
+        clip = replace(whole, rows=1, n=whole.rows * whole.n)
+        return cost + rounds(method, clip, kept)
+    for share in shares:
         frames = share.stop - share.start
-        within = [whole, *method.rounds(whole, share.features)]
-        costs.append(merging(width, frames, within))
+        cost += rounds(method, replace(whole, rows=frames), share.features)
         if frames > 1:  # a run of frames, by now of one token each, becomes one token
-            costs.append(merging(width, 1, [frames, *method.rounds(frames, 1)]))
-    return summed(costs)
+            joining = AimMerge() if method.needs else method
+            cost += rounds(joining, Sizes(1, frames, text.width), 1)
+    return cost
+
+
+def rounds(method: Method, sizes: Sizes, keep: int) -> Cost:
+    """All rounds from sizes.n to `keep`."""
+    cost = Cost()
+    if keep < sizes.n:
+        for before, after in pairwise([sizes.n, *method.rounds(sizes.n, keep)]):
+            cost += method.work(replace(sizes, n=before), after)
+    return cost
+
+
+def shown(method: Method, vision: VisionSpec) -> Cost:
+    """One frame's queries, keys and attention of the encoder's last layer, made once more."""
+    if not method.needs:
+        return Cost()
+    n, width = vision.patches, vision.width
+    keys = Cost(2 * n * width * width)
+    if method.needs == {"keys"}:
+        return keys
+    pairs = n * n
+    return keys + keys + Cost(2 * pairs * width, SOFTMAX * pairs * vision.heads)
 
 
 def inside_llm(
@@ -43,39 +77,16 @@ def inside_llm(
 ) -> Cost:
     """Choosing what leaves each layer. per_layer: visual tokens each layer attended to.
 
-    A layer is scored only if some of its tokens go and some stay, as the engine does it.
+    A layer is scored only if some of its tokens go, as the engine does it.
     """
     cost = Cost()
     for layer, attended in enumerate(per_layer):
         left = attended
         for prune in prunes:
             keep = prune.schedule.kept(layer, len(per_layer), per_layer[0])
-            if isinstance(prune.method, AimPrune) and 0 < keep < left:
-                cost += scoring(text, left + text_tokens, prune.method.iterations)
-            left = min(left, keep)
+            if keep < left:
+                length = left + text_tokens
+                sizes = Sizes(1, left, text.width, text.width, text.heads, text.head_width, length)
+                cost += prune.method.work(sizes, keep)
+                left = keep
     return cost
-
-
-def scoring(text: TextSpec, tokens: int, iterations: int = 5) -> Cost:
-    """AIM's importance after one layer of `tokens` positions: q k^T once more, its softmax, and
-    the PageRank steps, all over the n (n + 1) / 2 pairs that are not in the future."""
-    pairs = tokens * (tokens + 1) // 2
-    product = 2 * pairs * text.heads * text.head_width
-    return Cost(
-        matmul=product + iterations * 2 * pairs * text.heads,
-        elementwise=SOFTMAX * pairs * text.heads,
-    )
-
-
-def merging(width: int, rows: int, counts: Sequence[int]) -> Cost:
-    """Bipartite merging of `rows` rows whose token count goes through `counts`, the first included.
-
-    A round compares every even with every odd token, after scaling each to length 1, and adds what
-    goes into what stays by a product with a one-hot matrix.
-    """
-    cost = Cost()
-    for before, after in pairwise(counts):
-        even, odd = (before + 1) // 2, before // 2
-        products = 2 * (even * odd + (before - after) * after) * width
-        cost += Cost(products, (3 * before + 2 * after) * width)
-    return cost * rows

@@ -11,11 +11,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
-from tokenreduce.tokens import Seen, Split, Tokens
+from tokenreduce.schedule import Schedule
+from tokenreduce.seen import Evidence, Need, Seen
+from tokenreduce.tokens import Affinity, Split, Tokens
+from tokenreduce.work import Cost, Sizes
 
-Site = Literal["frames", "clip", "llm"]
+Site = Literal["encoder", "frames", "clip", "llm"]
+"""Between the encoder's layers; after it, on each frame by itself; after it, on the whole clip;
+between the layers of the LLM."""
 
 
 class Method(Protocol):
@@ -26,6 +32,17 @@ class Method(Protocol):
         """Where it can act."""
         ...
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What it reads of the encoder's last layer at the sites after the encoder. With "keys",
+        similarity is measured on them, else on the features."""
+        ...
+
+    @property
+    def usual(self) -> Schedule | None:
+        """Its schedule inside the LLM or the encoder where no preset says another."""
+        ...
+
     def rounds(self, n: int, keep: int, /) -> Iterable[int]:
         """Counts after each round on the way from n tokens to `keep`; the last is `keep`. Inside
         the LLM there is one round."""
@@ -33,24 +50,25 @@ class Method(Protocol):
 
     def filter(self, seen: Seen, keep: int, /) -> Split: ...
 
-    def correlate(self, seen: Seen, split: Split, /) -> Tensor:
-        """(b, n - m, m) float: how much of each dropped token goes to each kept one."""
+    def correlate(self, seen: Seen, split: Split, /) -> Affinity:
+        """How much of each dropped token goes to which kept ones."""
         ...
 
-    def compress(self, seen: Seen, split: Split, affinity: Tensor, /) -> Tokens:
+    def compress(self, seen: Seen, split: Split, affinity: Affinity, /) -> Tokens:
         """The m tokens that remain, in ascending place."""
+        ...
+
+    def work(self, sizes: Sizes, keep: int, /) -> Cost:
+        """What one round from sizes.n to `keep` computes, beside what the model computes anyway."""
         ...
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is decided before anything moves: which tokens go, and what each one's goes to.
-
-    affinity (b, n - m, m), as `Method.correlate` gives it
-    """
+    """What is decided before anything moves: which tokens go, and what each one's goes to."""
 
     split: Split
-    affinity: Tensor
+    affinity: Affinity
 
 
 def choose(method: Method, seen: Seen, keep: int) -> Choice:
@@ -78,6 +96,7 @@ def reduce(method: Method, seen: Seen, keep: int) -> Tokens:
             metric=_carried(method, seen, choice, tokens),
             attention=None,  # it was of the tokens before this round
             visual=None,
+            evidence=_left(seen, tokens),
         )
     return seen.tokens
 
@@ -88,3 +107,11 @@ def _carried(method: Method, seen: Seen, choice: Choice, tokens: Tokens) -> Tens
         return tokens.x
     metric = replace(seen, tokens=seen.tokens.with_x(seen.metric))
     return method.compress(metric, choice.split, choice.affinity).x
+
+
+def _left(seen: Seen, tokens: Tokens) -> Evidence | None:
+    """Evidence of the tokens that are left, wherever their information came from."""
+    if seen.evidence is None:
+        return None
+    before, after = seen.tokens.place.contiguous(), tokens.place.contiguous()
+    return seen.evidence.take(torch.searchsorted(before, after))

@@ -111,7 +111,9 @@ def reply(model: VideoModel, viewed: Viewed, question: str, plan: Plan, clock: C
     if plan.time_text:
         sentence = time_sentence(viewed.probe.seconds, viewed.frame_seconds)
     clock.begin("prefill")
-    prompt = model.prompt(question, sentence, viewed.visual)
+    prompt = model.prompt(
+        question, sentence, viewed.visual, model.spec.layout(len(viewed.frame_seconds))
+    )
     # The headers a video was judged by before it was decoded may have been wrong.
     check_context(plan, model.spec, prompt.text_count, len(viewed.frame_seconds))
 

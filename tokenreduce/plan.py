@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import get_args
+from typing import Literal, get_args
 
 from tokenreduce.budget import Layout, NewlineKeep
 from tokenreduce.errors import InputError, SettingError
@@ -52,6 +52,7 @@ class Plan:
     newlines: NewlineKeep
     time_text: bool
     merge: Method | None
+    merge_site: Literal["frames", "clip"]
     prunes: tuple[Prune, ...]
     sampling: Sampling
 
@@ -80,7 +81,8 @@ def settle(preset: Preset, spec: ModelSpec, over: Overrides, sampling: Sampling)
     if over.newlines is not None and over.newlines not in get_args(NewlineKeep):
         allowed = ", ".join(get_args(NewlineKeep))
         raise SettingError(f"newlines is {over.newlines!r}; it can be {allowed}")
-    merge = next((stage.method for stage in preset.stage if stage.at == "frames"), None)
+    before = preset.before_llm
+    merge = None if before is None else before.method
     plan = Plan(
         preset=preset.name,
         label=method_label(preset),
@@ -92,10 +94,11 @@ def settle(preset: Preset, spec: ModelSpec, over: Overrides, sampling: Sampling)
         newlines=over.newlines or preset.newlines,
         time_text=spec.time_text if over.time_text is None else over.time_text,
         merge=merge,
+        merge_site="clip" if before is not None and before.at == "clip" else "frames",
         prunes=tuple(
-            Prune(stage.method, stage.schedule)
-            for stage in preset.stage
-            if stage.at == "llm" and stage.schedule is not None
+            Prune(stage.method, stage.planned)
+            for stage in preset.in_llm
+            if stage.planned is not None
         ),
         sampling=sampling,
     )

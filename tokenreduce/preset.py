@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
 from tokenreduce.budget import NewlineKeep
 from tokenreduce.methods import METHODS
-from tokenreduce.paradigm import Method
+from tokenreduce.paradigm import Method, Site
 from tokenreduce.schedule import SCHEDULES, Schedule
 from tokenreduce.shipped import find_preset, preset_names
 from tokenreduce.strict import Registries, parse, read_table
@@ -44,9 +43,13 @@ class VideoSettings:
 
 @dataclass(frozen=True)
 class Stage:
-    """One method at one site. schedule: how many tokens leave each layer, inside the LLM only."""
+    """One method at one site.
 
-    at: Literal["frames", "llm"]
+    schedule: how many tokens leave each layer, inside the LLM and the encoder only; by default the
+    method's usual one. Inside the encoder only its shape counts: the budget says what is left.
+    """
+
+    at: Site
     method: Method
     schedule: Schedule | None = None
 
@@ -56,15 +59,21 @@ class Stage:
             raise ValueError(
                 f"at is '{self.at}', where {_name(self.method)} cannot act; it acts at: {sites}"
             )
-        if self.at == "llm" and self.schedule is None:
+        if self.at in ("llm", "encoder"):
+            if self.planned is None:
+                raise ValueError(
+                    f"key 'schedule' is missing; a stage at '{self.at}' needs one of: "
+                    + ", ".join(sorted(SCHEDULES))
+                )
+        elif self.schedule is not None:
             raise ValueError(
-                "key 'schedule' is missing; a stage at 'llm' needs one of: "
-                + ", ".join(sorted(SCHEDULES))
+                f"a schedule only counts between layers; at '{self.at}' the preset's keep decides"
             )
-        if self.at != "llm" and self.schedule is not None:
-            raise ValueError(
-                f"a schedule only counts at 'llm'; at '{self.at}' the preset's keep decides"
-            )
+
+    @property
+    def planned(self) -> Schedule | None:
+        """The schedule that holds."""
+        return self.schedule or self.method.usual
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ class Preset:
         if self.keep < 1 and before == 0:
             raise ValueError(
                 f"keep is {self.keep}, but no stage reduces before the LLM; add a [[stage]] with "
-                "at = 'frames', or keep = 1"
+                "at = 'frames' or 'clip', or keep = 1"
             )
 
     @property

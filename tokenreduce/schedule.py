@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
+from math import ceil, floor
 from typing import Protocol
 
 
@@ -72,4 +74,64 @@ class Once:
         return int(visual * self.keep) if layer >= int(self.after * depth) else visual
 
 
-SCHEDULES: dict[str, type[Schedule]] = {"full": Full, "ramp": Ramp, "once": Once}
+@dataclass(frozen=True)
+class Even:
+    """Equal steps: from the layer at `first` of the depth to that before `last`, `keep` is left.
+
+    The schedules of ToMe and of FiCoCo: the same number of tokens leaves every layer of a range.
+    With l1 = floor(first * depth) and l2 = ceil(last * depth), layer i in [l1, l2) leaves
+    ceil(V (1 - (1 - keep)(i + 1 - l1) / (l2 - l1))), and never less than floor(V keep).
+    """
+
+    first: Fraction = Fraction(0)
+    last: Fraction = Fraction(1)
+    keep: Fraction = Fraction(1, 4)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first < self.last <= 1:
+            raise ValueError(
+                f"first {self.first}, last {self.last}: equal steps need 0 <= first < last <= 1"
+            )
+        if not 0 <= self.keep <= 1:
+            raise ValueError(f"keep {self.keep}: a share kept, from 0 to 1")
+
+    def kept(self, layer: int, depth: int, visual: int, /) -> int:
+        start, stop = floor(self.first * depth), ceil(self.last * depth)
+        done = Fraction(min(max(layer + 1 - start, 0), stop - start), stop - start)
+        if done == 1:
+            return int(visual * self.keep)
+        return ceil(visual * (1 - (1 - self.keep) * done))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A share `keep` of what is left survives each of the layers at `after` of the depth.
+
+    PyramidDrop's stages (arXiv 2410.17247) and EViT's three layers (arXiv 2202.07800).
+    """
+
+    after: tuple[Fraction, ...]
+    keep: Fraction
+
+    def __post_init__(self) -> None:
+        ascending = all(a < b for a, b in pairwise(self.after))
+        if not self.after or not ascending or not self.after[0] >= 0 or not self.after[-1] < 1:
+            raise ValueError(
+                f"after {', '.join(map(str, self.after)) or 'nothing'}: rising shares of the "
+                "depth, at least 0 and below 1"
+            )
+        if not 0 <= self.keep <= 1:
+            raise ValueError(f"keep {self.keep}: a share kept, from 0 to 1")
+
+    def kept(self, layer: int, depth: int, visual: int, /) -> int:
+        stages = sum(layer >= int(share * depth) for share in self.after)
+        return int(visual * self.keep**stages)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "full": Full,
+    "ramp": Ramp,
+    "once": Once,
+    "even": Even,
+    "steps": Steps,
+}

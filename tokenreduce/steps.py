@@ -8,7 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokenreduce.tokens import Seen, Split, Tokens
+from tokenreduce.seen import Seen
+from tokenreduce.tokens import Affinity, Split, Tokens
+from tokenreduce.work import Cost, Sizes
 
 
 def once(n: int, keep: int) -> tuple[int, ...]:
@@ -33,37 +35,56 @@ def halving(n: int, keep: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def nowhere(seen: Seen, split: Split) -> Tensor:
-    """Dropped tokens relate to nothing: a pruned token is one whose correlation is nowhere.
-
-    float32 (b, n - m, m) of zeros expanded from one scalar, so it takes no memory.
-    """
-    (b, m), dropped = split.keep.shape, split.drop.shape[1]
-    return torch.zeros((), device=split.keep.device).expand(b, dropped, m)
+def nowhere(seen: Seen, split: Split) -> Affinity:
+    """Dropped tokens relate to nothing: a pruned token is one whose correlation is nowhere."""
+    return Affinity.nowhere(split)
 
 
-def prune(seen: Seen, split: Split, affinity: Tensor) -> Tokens:
+def prune(seen: Seen, split: Split, affinity: Affinity) -> Tokens:
     """The kept tokens as they are."""
     return seen.tokens.take(split.keep)
 
 
-def mean_into(seen: Seen, split: Split, affinity: Tensor, *, weighted: bool) -> Tokens:
+def mean_into(seen: Seen, split: Split, affinity: Affinity, *, weighted: bool) -> Tokens:
     """Each kept token becomes the mean of itself and the dropped tokens sent to it.
 
-    affinity (b, n - m, m) is one-hot, or zero in the rows of tokens that go nowhere. weighted:
-    each token counts by its size (ToMe); else all count alike (AIM).
+    Every dropped token goes to one kept token, or nowhere. weighted: each token counts by its
+    size (ToMe); else all count alike (AIM).
     """
     kept, dropped = seen.tokens.take(split.keep), seen.tokens.take(split.drop)
-    size = kept.size + torch.einsum("bsm,bs->bm", affinity, dropped.size)
+    m = split.keep.shape[1]
+    arrived = affinity.total(m)
+    size = kept.size + affinity.into(dropped.size.unsqueeze(-1), m).squeeze(-1)
     if weighted:
-        x = kept.x * kept.size.unsqueeze(-1).to(kept.x.dtype)
-        share = affinity * dropped.size.unsqueeze(-1)
-        count = size
+        own, count = kept.x.float() * kept.size.unsqueeze(-1), size
+        added = affinity.into(dropped.x.float() * dropped.size.unsqueeze(-1), m)
     else:
-        x, share = kept.x, affinity
-        count = 1 + affinity.sum(dim=1)
-    added = torch.einsum("bsm,bsd->bmd", share.to(x.dtype), dropped.x)
+        own, count = kept.x.float(), 1 + arrived
+        added = affinity.into(dropped.x, m)
+    mean = ((own + added) / count.unsqueeze(-1)).to(kept.x.dtype)
     # A token that nothing joined keeps its very bits.
-    joined = (affinity.sum(dim=1) > 0).unsqueeze(-1)
-    mean = (x + added) / count.unsqueeze(-1).to(x.dtype)
-    return Tokens(torch.where(joined, mean, kept.x), size, kept.place)
+    return Tokens(torch.where((arrived > 0).unsqueeze(-1), mean, kept.x), size, kept.place)
+
+
+def self_preserving(seen: Seen, split: Split, affinity: Affinity) -> Tokens:
+    """Each kept token adds what is sent to it, by weight, and is divided by 1 + those weights
+    (FiCoCo, arXiv 2411.17686: X_j <- (X_j + sum_i a_ij X_i) / (1 + sum_i a_ij))."""
+    kept, dropped = seen.tokens.take(split.keep), seen.tokens.take(split.drop)
+    m = split.keep.shape[1]
+    arrived = affinity.total(m)
+    total = 1 + arrived.unsqueeze(-1)
+    mean = ((kept.x.float() + affinity.into(dropped.x, m)) / total).to(kept.x.dtype)
+    size = kept.size + affinity.into(dropped.size.unsqueeze(-1), m).squeeze(-1)
+    return Tokens(torch.where((arrived > 0).unsqueeze(-1), mean, kept.x), size, kept.place)
+
+
+def strongest(strength: Tensor, t: int) -> Affinity:
+    """Each dropped token's t strongest kept ones, weights scaled to sum to 1 (a quantile of the
+    row, by top-k). strength float32 (b, n - m, m), at least 0; a row of zeros goes nowhere."""
+    weight, target = strength.topk(min(t, strength.shape[-1]), dim=-1)
+    return Affinity(target, weight / weight.sum(dim=-1, keepdim=True).clamp_min(1e-30))
+
+
+def at_once(sizes: Sizes, keep: int) -> Cost:
+    """Choosing by position or by chance computes nothing worth counting."""
+    return Cost()

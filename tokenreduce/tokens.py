@@ -11,28 +11,11 @@ Knows nothing about methods, models or videos.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The shape of the visual tokens before any reduction.
-
-    A place p of a row of `frames x rows x columns` tokens lies in frame p // (rows * columns).
-    """
-
-    frames: int
-    rows: int
-    columns: int
-
-    @property
-    def per_frame(self) -> int:
-        """Tokens of one frame, newlines not counted."""
-        return self.rows * self.columns
 
 
 @dataclass(frozen=True)
@@ -85,6 +68,20 @@ class Tokens:
     def with_x(self, x: Tensor) -> Tokens:
         return replace(self, x=x)
 
+    def as_one_row(self) -> Tokens:
+        """All rows after each other."""
+        flat = (self.x.flatten(0, 1), self.size.flatten(), self.place.flatten())
+        return Tokens(*(part.unsqueeze(0) for part in flat))
+
+    @classmethod
+    def cat(cls, parts: Sequence[Tokens]) -> Tokens:
+        """The tokens of all parts side by side, row by row."""
+        return cls(
+            torch.cat([part.x for part in parts], dim=1),
+            torch.cat([part.size for part in parts], dim=1),
+            torch.cat([part.place for part in parts], dim=1),
+        )
+
     def bare(self) -> Tokens:
         """Sizes and places alone: x has no channels and takes no memory."""
         return self.with_x(self.x.new_empty(*self.size.shape, 0))
@@ -115,69 +112,37 @@ class Attention:
 
     @property
     def length(self) -> int:
-        return self.q.shape[2]
+        return self.k.shape[2]
 
-    def logits(self, start: int, stop: int) -> Tensor:
-        """float32 (b, h, stop - start, l): scaled logits of rows start..stop, future at -inf.
+    def logits(self, rows: Tensor) -> Tensor:
+        """float32 (b, h, r, l): scaled logits of the queries at `rows` int64 (r,), future at -inf.
 
         The product runs in the operands' dtype promoted to float32, scaled afterwards, so that
-        bfloat16 operands lose nothing.
+        bfloat16 operands lose nothing. Keys of grouped heads are not repeated.
         """
-        b, h, length, d = self.q.shape
-        kv = self.k.shape[1]
-        rows = self.q[:, :, start:stop].float().reshape(b, kv, h // kv, stop - start, d)
-        z = torch.matmul(rows, self.k.float().unsqueeze(2).transpose(-1, -2)) * self.scale
-        z = z.reshape(b, h, stop - start, length)
+        b, h, _, d = self.q.shape
+        kv, r = self.k.shape[1], rows.shape[0]
+        q = self.q.index_select(2, rows).float().reshape(b * kv, h // kv * r, d)
+        k = self.k.float().reshape(b * kv, self.length, d)
+        z = torch.bmm(q, k.transpose(1, 2)).mul_(self.scale).view(b, h, r, self.length)
         if self.causal:
-            row = torch.arange(start, stop, device=z.device).unsqueeze(-1)
-            column = torch.arange(length, device=z.device)
-            z = z.masked_fill(column > row, float("-inf"))
+            future = torch.arange(self.length, device=rows.device) > rows.unsqueeze(-1)
+            z = z.masked_fill_(future, float("-inf"))
         return z
 
-    def weights(self, start: int, stop: int) -> Tensor:
-        """float32 (b, h, stop - start, l): softmax of `logits`."""
-        return self.logits(start, stop).softmax(dim=-1)
+    def weights(self, rows: Tensor) -> Tensor:
+        """float32 (b, h, r, l): softmax of `logits`."""
+        return self.logits(rows).softmax(dim=-1)
 
-
-@dataclass(frozen=True)
-class Seen:
-    """All that a method may look at where it acts.
-
-    tokens     the visual tokens here, Tokens of (b, n, d). Inside the LLM a choice is made while
-               the layer attends: it sees the features that entered the layer, and what is then
-               compressed are those that left it
-    metric     (b, n, e) what similarity is measured on
-    grid       shape before any reduction; maps `tokens.place` to (frame, row, column).
-               At the site "frames" each row is one frame: grid.frames is 1
-    visual     (n,) int64, positions of the visual tokens among the l of `attention`, or None
-    attention  of the layer this site follows, or None where there is none
-    seed       of the run, for methods that draw
-    """
-
-    tokens: Tokens
-    metric: Tensor
-    grid: Grid
-    visual: Tensor | None = None
-    attention: Attention | None = None
-    seed: int = 0
-
-    @cached_property
-    def nearest_odd(self) -> tuple[Tensor, Tensor]:
-        """Each even token's most similar odd one: ToMe's bipartite match (arXiv 2210.09461, 3).
-
-        float32 (b, ceil(n / 2)) cosine and int64 index among the odd tokens, the first on a tie;
-        n >= 2. A metric of norm zero is similar to nothing: 0, not NaN.
-        """
-        metric = self.metric.float()
-        unit = metric / metric.norm(dim=-1, keepdim=True).clamp_min(torch.finfo().tiny)
-        strength, index = torch.matmul(unit[:, ::2], unit[:, 1::2].transpose(-1, -2)).max(dim=-1)
-        return strength, index
-
-    def need_attention(self) -> tuple[Attention, Tensor]:
-        """The attention and the visual positions in it. Raises ValueError where there is none."""
-        if self.attention is None or self.visual is None:
-            raise ValueError("this method reads attention: use it inside the encoder or the llm")
-        return self.attention, self.visual
+    def received(self, rows: Tensor | None = None, block: int = 128) -> Tensor:
+        """float32 (b, l): attention each position gets, averaged over heads and over the queries
+        at `rows` (all of them by default). A block of rows at a time: no l x l tensor."""
+        if rows is None:
+            rows = torch.arange(self.length, device=self.q.device)
+        got = torch.zeros(self.q.shape[0], self.length, device=self.q.device)
+        for part in rows.split(block):
+            got += self.weights(part).mean(dim=1).sum(dim=1)
+        return got / max(1, rows.shape[0])
 
 
 @dataclass(frozen=True)
@@ -203,3 +168,48 @@ class Split:
         """Keeps the `keep` highest of score (b, n); on a tie the lower index wins."""
         order = score.argsort(dim=1, descending=True, stable=True)
         return cls.of_keep(order[:, :keep], score.shape[1])
+
+
+@dataclass(frozen=True)
+class Affinity:
+    """Where the information of dropped tokens goes: up to t kept tokens for each of them.
+
+    target  (b, n - m, t) int64, indices among the m kept
+    weight  (b, n - m, t) float32, at least 0; a weight of 0 goes nowhere
+    """
+
+    target: Tensor
+    weight: Tensor
+
+    @classmethod
+    def nowhere(cls, split: Split) -> Affinity:
+        """t = 0: a pruned token is one that relates to nothing."""
+        b, dropped = split.drop.shape
+        device = split.drop.device
+        return cls(
+            torch.zeros(b, dropped, 0, dtype=torch.int64, device=device),
+            torch.zeros(b, dropped, 0, device=device),
+        )
+
+    @classmethod
+    def one(cls, target: Tensor) -> Affinity:
+        """Each dropped token goes whole to `target` (b, n - m)."""
+        return cls(target.unsqueeze(-1), torch.ones(*target.shape, 1, device=target.device))
+
+    def total(self, m: int) -> Tensor:
+        """float32 (b, m): the weights that arrive at each kept token."""
+        b = self.target.shape[0]
+        out = torch.zeros(b, m, device=self.weight.device)
+        return out.scatter_add_(1, self.target.flatten(1), self.weight.flatten(1))
+
+    def into(self, values: Tensor, m: int) -> Tensor:
+        """float32 (b, m, e): for each kept token the weighted sum of values (b, n - m, e)."""
+        b, dropped, t = self.target.shape
+        e = values.shape[-1]
+        out = torch.zeros(b * m, e, device=values.device)
+        row = torch.arange(b, device=values.device).unsqueeze(1) * m
+        for i in range(t):  # few targets, many channels: one pass each needs no (t, e) copies
+            index = (self.target[:, :, i] + row).flatten()
+            weighted = values.float() * self.weight[:, :, i : i + 1]
+            out.index_add_(0, index, weighted.reshape(b * dropped, e))
+        return out.view(b, m, e)

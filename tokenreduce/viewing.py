@@ -17,6 +17,7 @@ from tokenreduce.clock import Clock
 from tokenreduce.models.base import VideoModel
 from tokenreduce.plan import Plan
 from tokenreduce.reducer import Reducer
+from tokenreduce.seen import Evidence, Need
 from tokenreduce.tokens import Tokens
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.types import Probe, Request
@@ -39,23 +40,35 @@ class Viewed:
 
 def view(decoder: Decoder, model: VideoModel, probe: Probe, plan: Plan, clock: Clock) -> Viewed:
     """Decodes, encodes and reduces one video. Raises InputError if no frame can be decoded."""
-    return merge(model, encode(decoder, model, probe, plan, clock), plan, clock)
+    needs: frozenset[Need] = frozenset() if plan.merge is None else plan.merge.needs
+    return merge(model, encode(decoder, model, probe, plan, clock, needs), plan, clock)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Features of a video's frames, in chunks of (f, rows * columns, d), and the frames' times."""
+    """Features of a video's frames, in chunks of (f, rows * columns, d), what the encoder showed of
+    each chunk, and the frames' times."""
 
     probe: Probe
     features: tuple[Tensor, ...]
+    evidence: tuple[Evidence, ...]
     frame_seconds: tuple[float, ...]
 
 
-def encode(decoder: Decoder, model: VideoModel, probe: Probe, plan: Plan, clock: Clock) -> Encoded:
-    """The planned frames through the vision tower; the child decodes on meanwhile."""
+def encode(
+    decoder: Decoder,
+    model: VideoModel,
+    probe: Probe,
+    plan: Plan,
+    clock: Clock,
+    needs: frozenset[Need] = frozenset(),
+) -> Encoded:
+    """The planned frames through the vision tower; the child decodes on meanwhile. needs: what a
+    method wants to know of the tower's last layer."""
     request = Request(plan.frames, model.spec.vision.image_size, plan.seek, plan.decoder)
     source = decoder.frames(probe.path, request, probe)
     chunks: list[Tensor] = []
+    shown: list[Evidence] = []
     seconds: list[float] = []
     clock.begin("decode", plan.frames)
     clock.begin("encode", plan.frames)
@@ -67,14 +80,17 @@ def encode(decoder: Decoder, model: VideoModel, probe: Probe, plan: Plan, clock:
         seconds += [frame.seconds for frame in batch]
         clock.advance("decode", len(seconds))
         with clock.within("encode"):
-            chunks.append(model.encode(torch.from_numpy(np.stack([f.pixels for f in batch]))))
+            pixels = torch.from_numpy(np.stack([f.pixels for f in batch]))
+            features, evidence = model.look(pixels, needs)
+            chunks.append(features)
+            shown.append(evidence)
             memory.synchronise(model.device)
         clock.advance("encode", len(seconds))
     clock.end("decode")
     clock.end("encode")
     if len(seconds) < plan.frames:
         clock.warn(f"{len(seconds)} frames decoded of {plan.frames} asked for")
-    return Encoded(probe, tuple(chunks), tuple(seconds))
+    return Encoded(probe, tuple(chunks), tuple(shown), tuple(seconds))
 
 
 def merge(model: VideoModel, encoded: Encoded, plan: Plan, clock: Clock) -> Viewed:
@@ -89,9 +105,10 @@ def merge(model: VideoModel, encoded: Encoded, plan: Plan, clock: Clock) -> View
             model.newline(),
             plan.newlines,
             plan.sampling.seed,
+            plan.merge_site,
         )
-        for chunk in encoded.features:
-            reducer.add(chunk)
+        for chunk, evidence in zip(encoded.features, encoded.evidence, strict=True):
+            reducer.add(chunk, evidence)
         visual = reducer.finish()
         memory.synchronise(model.device)
     return Viewed(encoded.probe, visual, encoded.frame_seconds, budget, layout.available)

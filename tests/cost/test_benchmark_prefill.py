@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from tokenreduce.budget import Layout
 from tokenreduce.engine.host import read_prompt
 from tokenreduce.engine.types import Plan, Prefilled, Prompt, Prune
 from tokenreduce.methods.aim_prune import AimPrune
@@ -74,7 +75,7 @@ def test_masking_is_removing_for_one_choice_of_tokens(prefill: ModuleType) -> No
     schedule: Schedule = Once(Fraction(1, 4), Fraction(1, 3))
     done: list[Prefilled] = []
     plan = Plan(
-        Prompt(embeds, places, Tokens.fresh(visual)),
+        Prompt(embeds, places, Tokens.fresh(visual), Layout(1, 14, 14)),
         [Prune(AimPrune(), schedule)],
         0,
         done.append,

@@ -11,6 +11,7 @@ import pytest
 from tokenreduce import cost
 from tokenreduce.models.spec import ModelSpec, TextSpec, VisionSpec
 from tokenreduce.schedule import Full, Ramp, Schedule
+from tokenreduce.work import Cost
 
 QWEN2_7B = TextSpec(28, 3584, 18944, 28, 4, 128, 152064, 32768)
 VICUNA_7B = TextSpec(32, 4096, 11008, 32, 32, 128, 32000, 4096)
@@ -21,7 +22,7 @@ VICUNA_RAMP = Ramp(Fraction(13, 32), Fraction(21, 32))
 MERGED = 32 * 49 + 1  # a quarter of 32 x 196, and the newline at the end
 
 
-def tera(cost_: cost.Cost) -> float:
+def tera(cost_: Cost) -> float:
     return cost_.total / 1e12
 
 

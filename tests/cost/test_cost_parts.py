@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tokenreduce import cost
 from tokenreduce.models.spec import ModelSpec, TextSpec, VisionSpec
 from tokenreduce.schedule import Once, Ramp
+from tokenreduce.work import Cost
 
 QWEN2_7B = TextSpec(28, 3584, 18944, 28, 4, 128, 152064, 32768)
 SO400M = VisionSpec(26, 1152, 4304, 16, 384, 14)
@@ -16,10 +17,10 @@ LLAVA_VIDEO = ModelSpec("llava-video", SO400M, QWEN2_7B, "bilinear", "grid", 64,
 
 
 def test_costs_add_and_multiply_part_by_part() -> None:
-    assert cost.Cost(1, 2) + cost.Cost(30, 40) == cost.Cost(31, 42)
-    assert cost.Cost(1, 2) * 3 == cost.Cost(3, 6)
-    assert cost.summed([]) == cost.Cost(0, 0)
-    assert cost.Cost(1, 2).total == 3
+    assert Cost(1, 2) + Cost(30, 40) == Cost(31, 42)
+    assert Cost(1, 2) * 3 == Cost(3, 6)
+    assert cost.summed([]) == Cost(0, 0)
+    assert Cost(1, 2).total == 3
 
 
 def test_the_cache_of_the_7b_takes_56_kib_a_token() -> None:
@@ -39,7 +40,7 @@ def test_once_acts_one_layer_after_it_is_charged_by_the_paper() -> None:
 def test_the_report_holds_the_overhead_against_the_ratios() -> None:
     per_layer = cost.acting(Ramp(), 28, 1569)
     without = cost.flops(LLAVA_VIDEO, 32, 6273, per_layer, 100)
-    with_it = cost.flops(LLAVA_VIDEO, 32, 6273, per_layer, 100, overhead=cost.Cost(10**12, 5))
+    with_it = cost.flops(LLAVA_VIDEO, 32, 6273, per_layer, 100, overhead=Cost(10**12, 5))
     assert without.overhead == 0
     assert without.ratio_llm == without.llm_unreduced / without.llm
     assert with_it.llm == without.llm

@@ -10,16 +10,16 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
+from tokenreduce.budget import Layout
 from tokenreduce.engine.host import HostedLlama, HostedQwen2, prepare
 from tokenreduce.engine.types import Prompt
 from tokenreduce.paradigm import Site
+from tokenreduce.seen import Seen
 from tokenreduce.steps import nowhere, once, prune
-from tokenreduce.tokens import Seen, Split, Tokens
+from tokenreduce.tokens import Split, Tokens
 
 VOCABULARY = 101
 SIZES = {
@@ -101,7 +101,7 @@ def make_prompt() -> Callable[..., Prompt]:
         generator = torch.Generator().manual_seed(seed)
         embeds = torch.randn(1, length, width, generator=generator)
         at = torch.tensor(visual, dtype=torch.int64)
-        return Prompt(embeds, at, Tokens.fresh(embeds[:, at]))
+        return Prompt(embeds, at, Tokens.fresh(embeds[:, at]), Layout(1, 1, max(1, len(at))))
 
     return make
 
@@ -200,20 +200,3 @@ def _scores(layer: Any, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
 @pytest.fixture(scope="session")
 def masked() -> type[Masked]:
     return Masked
-
-
-class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that any operation returned."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        self.numel = max([self.numel, *sizes])
-        return out
-
-
-@pytest.fixture(scope="session")
-def largest_tensor() -> type[Largest]:
-    return Largest

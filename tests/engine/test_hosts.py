@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def test_four_bit_layers(nf4: tuple[Any, Any], make_prompt: MakePrompt) -> None:
     kinds = [type(module).__name__ for module in hosted.modules()]
     assert kinds.count("Linear4bit") == 4 * 7
     prompt = make_prompt(30, range(4, 24), width=64)
-    prompt = Prompt(prompt.embeds.bfloat16(), prompt.visual, prompt.tokens)
+    prompt = replace(prompt, embeds=prompt.embeds.bfloat16())
     caches = [DynamicCache(config=model.config) for model in nf4]
     plain = stock(inputs_embeds=prompt.embeds, past_key_values=caches[0], logits_to_keep=1).logits
     plan = Plan(prompt, [Prune(AimPrune(), Full())])

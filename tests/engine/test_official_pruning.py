@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
+from tokenreduce.budget import Layout
 from tokenreduce.engine import prefill
 from tokenreduce.engine.host import HostedQwen2, prepare, read_prompt
 from tokenreduce.engine.types import Plan, Prompt, Prune
@@ -45,7 +46,8 @@ def models() -> tuple[Any, Any]:
 
 
 def prompt_of(embeds: Tensor, begin: int, end: int) -> Prompt:
-    return Prompt(embeds, torch.arange(begin, end), Tokens.fresh(embeds[:, begin:end]))
+    tokens = Tokens.fresh(embeds[:, begin:end])
+    return Prompt(embeds, torch.arange(begin, end), tokens, Layout(1, 1, end - begin))
 
 
 def e2e_prompt(case: str) -> Prompt:

@@ -21,7 +21,9 @@ from tokenreduce.methods.aim_prune import AimPrune
 from tokenreduce.methods.controls import Random
 from tokenreduce.paradigm import Site
 from tokenreduce.schedule import Full, Once, Ramp, Schedule
-from tokenreduce.tokens import Seen, Split, Tokens
+from tokenreduce.seen import Need, Seen
+from tokenreduce.steps import at_once, nowhere
+from tokenreduce.tokens import Affinity, Split, Tokens
 
 MakePrompt = Callable[..., Prompt]
 
@@ -215,10 +217,12 @@ class Averaging:
     def filter(self, seen: Seen, keep: int) -> Split:
         return Split.of_keep(torch.arange(keep).unsqueeze(0), seen.tokens.count)
 
-    def correlate(self, seen: Seen, split: Split) -> Tensor:
-        return torch.zeros(1, split.drop.shape[1], split.keep.shape[1])
+    correlate = staticmethod(nowhere)
+    work = staticmethod(at_once)
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    usual: ClassVar[Schedule | None] = None
 
-    def compress(self, seen: Seen, split: Split, affinity: Tensor) -> Tokens:
+    def compress(self, seen: Seen, split: Split, affinity: Affinity) -> Tokens:
         mean = seen.tokens.x.mean(dim=1, keepdim=True)
         return seen.tokens.take(split.keep).with_x(mean.expand(-1, split.keep.shape[1], -1))
 
@@ -276,7 +280,7 @@ def test_a_prompt_that_contradicts_itself_is_refused(make_prompt: MakePrompt) ->
 class Inventing(Averaging):
     """Says that its tokens came from places that it never saw."""
 
-    def compress(self, seen: Seen, split: Split, affinity: Tensor) -> Tokens:
+    def compress(self, seen: Seen, split: Split, affinity: Affinity) -> Tokens:
         kept = seen.tokens.take(split.keep)
         return replace(kept, place=kept.place + 1000)
 

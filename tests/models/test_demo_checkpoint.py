@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tokenreduce.budget import Layout
 from tokenreduce.demo import questions
 from tokenreduce.models.llava_video import LlavaVideo
 from tokenreduce.models.load import load, read_spec
@@ -41,7 +42,7 @@ def test_any_text_can_be_asked(demo: LlavaVideo) -> None:
 
 def test_a_prompt_holds_the_visual_tokens_where_the_frames_belong(demo: LlavaVideo) -> None:
     x = torch.randn(1, 5, demo.spec.text.width)
-    prompt = demo.prompt("What colour is the star?", "At 0.00s.", Tokens.fresh(x))
+    prompt = demo.prompt("What colour is the star?", "At 0.00s.", Tokens.fresh(x), Layout(1, 1, 5))
     assert torch.equal(prompt.embeds[0, prompt.visual], x[0])
     assert prompt.text_count == demo.text_tokens("What colour is the star?", "At 0.00s.")
     before, after = demo.chat.pieces("What colour is the star?", "At 0.00s.")

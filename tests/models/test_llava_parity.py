@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tokenreduce.budget import Newline
+from tokenreduce.budget import Layout, Newline
 from tokenreduce.engine.types import Prompt, Sampling
 from tokenreduce.models.llava_video import LlavaVideo, pixel_values
 from tokenreduce.models.load import load
@@ -154,7 +154,7 @@ def test_generate_gives_the_official_tokens_as_text(
     first = int((ids == -200).nonzero())
     n = embeds.shape[1] - ids.shape[0] + 1
     visual = Tokens.fresh(embeds[:, first : first + n])
-    prompt = Prompt(embeds, torch.arange(first, first + n), visual)
+    prompt = Prompt(embeds, torch.arange(first, first + n), visual, Layout(1, 1, n))
     pieces: list[str] = []
     times: list[float] = []
     made = model.generate(prompt, (), Sampling(8), pieces.append, times.append)

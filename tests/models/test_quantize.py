@@ -67,7 +67,7 @@ def test_the_language_model_alone_is_quantised_and_answers(
     # What is not quantised is untouched, bit for bit.
     assert torch.equal(features, plain.encode(frames))
     visual = Tokens.fresh(features.flatten(0, 1).unsqueeze(0))
-    prompt = model.prompt("What is it?", None, visual)
+    prompt = model.prompt("What is it?", None, visual, model.spec.layout(2))
     pieces: list[str] = []
     made = model.generate(prompt, (), Sampling(5), pieces.append, lambda _: None)
     assert 1 <= made.tokens <= 5

@@ -190,7 +190,7 @@ class Exhausted:
         return full
 
 
-@pytest.mark.parametrize("at", ["encode", "generate"])
+@pytest.mark.parametrize("at", ["look", "generate"])
 def test_a_full_device_is_no_bug(clip: Path, model: VideoModel, at: str) -> None:
     with pytest.raises(CapacityError, match="smaller --budget"):
         ask(clip, Exhausted(model, at))  # type: ignore[arg-type]

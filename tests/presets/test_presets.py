@@ -139,7 +139,11 @@ MISTAKES = {
         '"aim-prune", temperature = inf }',
         [".stage[1].method.temperature is inf; it must be a number"],
     ),
-    "site": ('at = "llm"', 'at = "lmm"', [".stage[1].at is 'lmm'; it can be: frames, llm"]),
+    "site": (
+        'at = "llm"',
+        'at = "lmm"',
+        [".stage[1].at is 'lmm'; it can be: encoder, frames, clip, llm"],
+    ),
     "method": (
         '"aim-merge"',
         '"aim-merg"',
@@ -163,17 +167,12 @@ MISTAKES = {
     "schedule": (
         '"ramp"',
         '"rampe"',
-        [".stage[1].schedule.name: no schedule 'rampe'; there are: full, once, ramp"],
-    ),
-    "no schedule": (
-        'schedule = { name = "ramp", first = "1/2", last = "11/14" }',
-        "",
-        [".stage[1]: key 'schedule' is missing", "full, once, ramp"],
+        [".stage[1].schedule.name: no schedule 'rampe'; there are: even, full, once, ramp, steps"],
     ),
     "schedule before the LLM": (
         '"aim-merge" }',
         '"aim-merge" }\nschedule = { name = "full" }',
-        [".stage[0]: a schedule only counts at 'llm'"],
+        [".stage[0]: a schedule only counts between layers"],
     ),
     "ramp backwards": ('first = "1/2"', "first = 1", [".stage[1].schedule: ", "first < last"]),
     "keep 0": ('keep = "1/4"', "keep = 0", [": keep is 0; it must be a share kept, above 0"]),

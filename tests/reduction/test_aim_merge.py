@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from tokenreduce.budget import Layout
 from tokenreduce.methods.aim_merge import AimMerge
 from tokenreduce.paradigm import reduce
+from tokenreduce.seen import Seen
 from tokenreduce.steps import halving
-from tokenreduce.tokens import Grid, Seen, Tokens
+from tokenreduce.tokens import Tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "aim_merge"
 STEPS = ("chain_50", "chain_25", "chain_12", "chain_6")
@@ -37,7 +39,7 @@ def cases() -> list[Any]:
 def merged(x: Tensor, keep: int) -> tuple[Tokens, Tensor]:
     """One row per frame merged to `keep`, and which inputs each output holds: (f, keep, n) bool."""
     f, n, _ = x.shape
-    grid = Grid(1, 1, n)
+    grid = Layout(1, 1, n)
     tokens = reduce(AimMerge(), Seen(Tokens.fresh(x), x, grid), keep)
     one_hot = Tokens.fresh(torch.eye(n).expand(f, n, n))
     return tokens, reduce(AimMerge(), Seen(one_hot, x, grid), keep).x > 0
@@ -142,7 +144,7 @@ def slow(x: Tensor, keep: int, weighted: bool) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("n", "keep"), [(36, 9), (36, 4), (25, 7), (9, 1), (49, 30)])
 def test_equals_the_slow_form(n: int, keep: int, weighted: bool) -> None:
     x = torch.randn(2, n, 24, generator=torch.Generator().manual_seed(n + keep))
-    ours = reduce(AimMerge(weighted), Seen(Tokens.fresh(x), x, Grid(1, 1, n)), keep)
+    ours = reduce(AimMerge(weighted), Seen(Tokens.fresh(x), x, Layout(1, 1, n)), keep)
     for frame in range(2):
         values, sizes = slow(x[frame], keep, weighted)
         torch.testing.assert_close(ours.x[frame].double(), values, atol=1e-5, rtol=0)
@@ -151,7 +153,7 @@ def test_equals_the_slow_form(n: int, keep: int, weighted: bool) -> None:
 
 def test_size_is_conserved_and_equal_tokens_stay_equal() -> None:
     x = torch.ones(1, 36, 8) * 3.0
-    ours = reduce(AimMerge(), Seen(Tokens.fresh(x), x, Grid(1, 6, 6)), 5)
+    ours = reduce(AimMerge(), Seen(Tokens.fresh(x), x, Layout(1, 6, 6)), 5)
     assert float(ours.size.sum()) == 36
     torch.testing.assert_close(ours.x, torch.full((1, 5, 8), 3.0))
 

@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
+from tokenreduce.budget import Layout
 from tokenreduce.methods import METHODS
 from tokenreduce.paradigm import Method, Site, reduce
-from tokenreduce.tokens import Attention, Grid, Seen, Tokens
+from tokenreduce.seen import Evidence, Seen
+from tokenreduce.tokens import Attention, Tokens
+from tokenreduce.work import Sizes
 
-SITES: list[Site] = ["frames", "clip", "llm"]
+SITES: list[Site] = ["encoder", "frames", "clip", "llm"]
 CASES = [
     pytest.param(name, site, id=f"{name}-{site}")
     for name, kind in METHODS.items()
     for site in SITES
     if site in kind().sites
 ]
+TEXT, FRAMES = 5, 3
 
 
 def seen(site: Site, n: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Seen:
-    """Random tokens as a method meets them at `site`; in the LLM with five text positions."""
+    """Random tokens as a method meets them at `site`: frames of one row of tokens; inside the
+    encoder with a class token, inside the LLM between five text positions."""
     generator = torch.Generator().manual_seed(seed)
-    rows = 3 if site == "frames" else 1
-    x = torch.randn(rows, n, 16, generator=generator).to(dtype)
-    tokens = Tokens.fresh(x)
-    if site != "llm":
-        return Seen(tokens, x, Grid(1, 1, n), seed=5)
-    length = n + 5
-    q = torch.randn(1, 4, length, 8, generator=generator).to(dtype)
-    k = torch.randn(1, 2, length, 8, generator=generator).to(dtype)
-    visual = torch.arange(2, n + 2)
-    return Seen(tokens, x, Grid(1, 1, n), visual, Attention(q, k, 8**-0.5, True), seed=5)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    rows = 1 if site in ("clip", "llm") else 3
+    tokens = Tokens.fresh(drawn(rows, n, 16))
+    frames = FRAMES if rows == 1 and n % FRAMES == 0 else 1
+    grid = Layout(frames, 1, n // frames)
+    if site in ("frames", "clip"):
+        pairs = drawn(rows, n, n).float().softmax(dim=-1)
+        evidence = Evidence(
+            drawn(rows, n).float().softmax(dim=-1), drawn(rows, n, 4, 8).float(), pairs
+        )
+        return Seen(tokens, tokens.x, grid, evidence=evidence, seed=5)
+    before = 1 if site == "encoder" else 2
+    length = n + (1 if site == "encoder" else TEXT)
+    q, k = drawn(rows, 4, length, 8), drawn(rows, 4 if site == "encoder" else 2, length, 8)
+    visual = torch.arange(before, n + before)
+    attention = Attention(q, k, 8**-0.5, site == "llm")
+    return Seen(tokens, tokens.x, grid, visual, attention, seed=5, depth=(1, 4))
 
 
 def made(name: str) -> Method:
@@ -75,11 +94,33 @@ def test_rows_do_not_mix(name: str, site: Site) -> None:
     whole = seen(site, 20)
     changed = whole.tokens.x.clone()
     changed[1] = changed[1].flip(0)
-    other = Seen(Tokens.fresh(changed), changed, whole.grid, seed=5)
+    other = replace(whole, tokens=Tokens.fresh(changed), metric=changed)
     one, two = reduce(made(name), whole, 6), reduce(made(name), other, 6)
     assert torch.equal(one.x[0], two.x[0])
     assert torch.equal(one.x[2], two.x[2])
     assert not torch.equal(one.x[1], two.x[1])
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_what_it_computes_grows_with_what_it_sees(name: str) -> None:
+    method = made(name)
+    small, large = Sizes(1, 64, 16, 8, 4, 8, 69), Sizes(1, 128, 16, 8, 4, 8, 133)
+    assert method.work(small, 32).total <= method.work(large, 32).total
+    assert method.work(small, 32) == method.work(small, 32)
+
+
+@pytest.mark.parametrize("name", [n for n, kind in METHODS.items() if "llm" in kind().sites])
+def test_inside_the_llm_there_is_one_round_and_a_usual_schedule(name: str) -> None:
+    assert list(made(name).rounds(4097, 1000)) == [1000]
+    assert made(name).usual is not None
+
+
+@pytest.mark.parametrize("name", [n for n, kind in METHODS.items() if "llm" in kind().sites])
+def test_no_square_of_the_tokens_is_made_inside_the_llm(name: str, largest_tensor: Any) -> None:
+    before = seen("llm", 4500)
+    with largest_tensor() as largest:
+        assert reduce(made(name), before, 3000).count == 3000
+    assert largest.numel < 4500 * 4500 // 4
 
 
 @pytest.mark.parametrize(("name", "site"), CASES)

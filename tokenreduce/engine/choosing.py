@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from tokenreduce.budget import Layout
 from tokenreduce.errors import ModelError
 from tokenreduce.paradigm import Choice, Method, choose
-from tokenreduce.tokens import Attention, Grid, Seen, Tokens
+from tokenreduce.seen import Seen
+from tokenreduce.tokens import Attention, Tokens
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,18 @@ class Chooser:
 
     standing  called then; what entered the layer
     due       methods and how many tokens each leaves, falling
+    embeds    (1, l, d)  what entered layer 0
+    position  (l',) int64, which of the l are left
+    grid      of the raw sequence that the tokens' places count along
+    depth     (layer, layers)
     """
 
     standing: Callable[[], Standing]
     due: Sequence[tuple[Method, int]]
+    embeds: Tensor
+    position: Tensor
+    grid: Layout
+    depth: tuple[int, int]
     seed: int
     _steps: list[Step] = field(default_factory=list)
     _shown: int = 0
@@ -76,23 +87,34 @@ class Chooser:
         here = self.standing()
         device = here.visual.device
         attention = Attention(q.to(device), k.to(device), scale, causal=True)
+        position = self.position.to(device)
         for i, (method, keep) in enumerate(self.due):
             tokens = here.tokens
-            seen = Seen(tokens, tokens.x, _one_line(tokens), here.visual, attention, self.seed)
+            seen = Seen(
+                tokens,
+                tokens.x,
+                self.grid,
+                here.visual,
+                attention,
+                entered=partial(_rows, self.embeds, position),
+                seed=self.seed,
+                depth=self.depth,
+            )
             choice = choose(method, seen, keep)
             bare = tokens.bare()
-            kept_seen = replace(seen, tokens=bare, metric=bare.x, attention=None)
+            kept_seen = replace(seen, tokens=bare, metric=bare.x, attention=None, entered=None)
             self._steps.append(Step(method, kept_seen, choice))
             if i + 1 < len(self.due):  # the next one sees what this one leaves
                 here, kept = here.after(self._steps[-1].applied(tokens))
                 attention = _among(attention, kept)
+                position = position[kept]
 
-    def steps(self, layer: int) -> Sequence[Step]:
-        """Raises ModelError unless `layer` has shown its attention once."""
+    def steps(self) -> Sequence[Step]:
+        """Raises ModelError unless the layer has shown its attention once."""
         if self._shown != 1:
             raise ModelError(
-                f"the attention of layer {layer} was seen {self._shown} times instead of once: "
-                "prepare the model with tokenreduce.engine.attention.make_observable"
+                f"the attention of layer {self.depth[0]} was seen {self._shown} times instead of "
+                "once: prepare the model with tokenreduce.engine.attention.make_observable"
             )
         return self._steps
 
@@ -107,10 +129,8 @@ def _indices(of: Tensor, among: Tensor) -> Tensor:
     return index
 
 
-def _one_line(tokens: Tokens) -> Grid:
-    """Inside the LLM newlines stand between the features, so places make no rectangle."""
-    last = int(tokens.place[0, -1]) if tokens.count else -1
-    return Grid(frames=1, rows=1, columns=last + 1)
+def _rows(embeds: Tensor, position: Tensor) -> Tensor:
+    return embeds[0].index_select(0, position.to(embeds.device))
 
 
 def _among(attention: Attention, kept: Tensor) -> Attention:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from tokenreduce.budget import Layout
 from tokenreduce.engine.choosing import Chooser, Standing, Step
 from tokenreduce.engine.types import Prompt, Prune
 from tokenreduce.errors import ModelError
@@ -46,7 +47,9 @@ class State:
     position   (l',) int64, original positions of what is left, ascending
     visual     (n',) int64, where the visual tokens stand among the l'
     tokens     their sizes and places, without features
+    embeds     (1, l, d)  what entered layer 0, for methods that compare text and images by it
     entered    visual tokens that entered layer 0
+    grid       of the raw sequence that the tokens' places count along
     per_layer  visual tokens that each layer so far attended to
     """
 
@@ -55,7 +58,9 @@ class State:
     position: Tensor
     visual: Tensor
     tokens: Tokens
+    embeds: Tensor
     entered: int
+    grid: Layout
     per_layer: tuple[int, ...] = ()
 
 
@@ -72,7 +77,8 @@ def start(prompt: Prompt) -> State:
         raise ValueError("a prompt ends with text: the answer is read off its last position")
     device = prompt.embeds.device
     position = torch.arange(length, device=device)
-    return State(0, prompt.embeds, position, prompt.visual.to(device), prompt.tokens.bare(), n)
+    visual, tokens, embeds = prompt.visual.to(device), prompt.tokens.bare(), prompt.embeds
+    return State(0, embeds, position, visual, tokens, embeds, n, prompt.grid)
 
 
 def run(
@@ -98,11 +104,14 @@ def run(
     for layer in layers[state.layer : len(layers) if stop is None else stop]:
         index, count = state.layer, state.visual.shape[0]
         due = _due(prunes, index, len(layers), state)
-        chooser = Chooser(partial(_standing, state), due, seed) if due else None
+        chooser = None
+        if due:
+            stand, depth = partial(_standing, state), (index, len(layers))
+            chooser = Chooser(stand, due, state.embeds, state.position, state.grid, depth, seed)
         hidden = _through(layer, state.hidden, rope, cache, chooser)
         state = replace(state, layer=index + 1, hidden=hidden, per_layer=(*state.per_layer, count))
         if chooser is not None:
-            state, kept = _reduced(state, chooser.steps(index))
+            state, kept = _reduced(state, chooser.steps())
             rope = tuple(part.index_select(1, kept.to(part.device)) for part in rope)
     return state
 

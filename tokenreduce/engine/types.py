@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from tokenreduce.budget import Layout
 from tokenreduce.errors import SettingError
 from tokenreduce.paradigm import Method
 from tokenreduce.result import FinishReason
@@ -36,11 +37,13 @@ class Prompt:
             several chunks are allowed
     tokens  sizes and places of the visual tokens, one row, for methods inside the LLM; features
             are those of the layer a method acts at, so these may have none
+    grid    of the raw sequence that the places count along, newlines included
     """
 
     embeds: Tensor
     visual: Tensor
     tokens: Tokens
+    grid: Layout
 
     @property
     def text_count(self) -> int:

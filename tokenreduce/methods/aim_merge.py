@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from tokenreduce.paradigm import Site
+from tokenreduce.schedule import Schedule
+from tokenreduce.seen import Need, Seen
 from tokenreduce.steps import halving, mean_into
-from tokenreduce.tokens import Seen, Split, Tokens
+from tokenreduce.tokens import Affinity, Split, Tokens
+from tokenreduce.work import Cost, Sizes, matching
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class AimMerge:
     """
 
     sites: ClassVar[frozenset[Site]] = frozenset({"frames", "clip"})
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    usual: ClassVar[Schedule | None] = None
     rounds = staticmethod(halving)
     weighted: bool = False
 
@@ -44,10 +48,13 @@ class AimMerge:
         index = torch.arange(kept.shape[1], device=drop.device).expand_as(kept)
         return Split(index[kept].view(kept.shape[0], keep), drop)
 
-    def correlate(self, seen: Seen, split: Split) -> Tensor:
+    def correlate(self, seen: Seen, split: Split) -> Affinity:
         _, partner = seen.nearest_odd
         target = 2 * partner.gather(1, split.drop // 2) + 1  # its index among all n
-        return (target.unsqueeze(-1) == split.keep.unsqueeze(1)).to(torch.float32)
+        return Affinity.one(torch.searchsorted(split.keep.contiguous(), target))
 
-    def compress(self, seen: Seen, split: Split, affinity: Tensor) -> Tokens:
+    def compress(self, seen: Seen, split: Split, affinity: Affinity) -> Tokens:
         return mean_into(seen, split, affinity, weighted=self.weighted)
+
+    def work(self, sizes: Sizes, keep: int) -> Cost:
+        return matching(sizes, keep)

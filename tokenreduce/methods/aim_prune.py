@@ -11,8 +11,11 @@ from typing import ClassVar
 
 from tokenreduce.importance import importance, ranked
 from tokenreduce.paradigm import Site
+from tokenreduce.schedule import Ramp, Schedule
+from tokenreduce.seen import Need, Seen
 from tokenreduce.steps import nowhere, once, prune
-from tokenreduce.tokens import Seen, Split
+from tokenreduce.tokens import Split
+from tokenreduce.work import SOFTMAX, Cost, Sizes
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class AimPrune:
     """
 
     sites: ClassVar[frozenset[Site]] = frozenset({"llm"})
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    usual: ClassVar[Schedule | None] = Ramp()
     rounds = staticmethod(once)
     correlate = staticmethod(nowhere)
     compress = staticmethod(prune)
@@ -47,3 +52,12 @@ class AimPrune:
             damping=self.damping,
         )
         return Split.of_keep(ranked(score[:, :, visual])[:, :keep], n)
+
+    def work(self, sizes: Sizes, keep: int) -> Cost:
+        """q k^T once more, its softmax and the PageRank steps, over the n (n + 1) / 2 pairs that
+        are not in the future."""
+        if keep == 0:
+            return Cost()
+        pairs = sizes.length * (sizes.length + 1) // 2 * sizes.heads
+        products = 2 * pairs * (sizes.head_width + self.iterations)
+        return Cost(products, SOFTMAX * pairs)

@@ -11,10 +11,12 @@ from typing import ClassVar
 import torch
 
 from tokenreduce.paradigm import Site
-from tokenreduce.steps import nowhere, once, prune
-from tokenreduce.tokens import Seen, Split
+from tokenreduce.schedule import Ramp, Schedule
+from tokenreduce.seen import Need, Seen
+from tokenreduce.steps import at_once, nowhere, once, prune
+from tokenreduce.tokens import Split
 
-_EVERYWHERE: frozenset[Site] = frozenset({"frames", "clip", "llm"})
+_EVERYWHERE: frozenset[Site] = frozenset({"encoder", "frames", "clip", "llm"})
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,12 @@ class Uniform:
     """Keeps tokens at an even stride, the same places in every row."""
 
     sites: ClassVar[frozenset[Site]] = _EVERYWHERE
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    usual: ClassVar[Schedule | None] = Ramp()
     rounds = staticmethod(once)
     correlate = staticmethod(nowhere)
     compress = staticmethod(prune)
+    work = staticmethod(at_once)
 
     def filter(self, seen: Seen, keep: int) -> Split:
         b, n = seen.tokens.size.shape
@@ -39,9 +44,12 @@ class Random:
     """Keeps tokens drawn without replacement, another draw in each row, from the run's seed."""
 
     sites: ClassVar[frozenset[Site]] = _EVERYWHERE
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    usual: ClassVar[Schedule | None] = Ramp()
     rounds = staticmethod(once)
     correlate = staticmethod(nowhere)
     compress = staticmethod(prune)
+    work = staticmethod(at_once)
 
     def filter(self, seen: Seen, keep: int) -> Split:
         b, n = seen.tokens.size.shape

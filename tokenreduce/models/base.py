@@ -8,8 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tokenreduce.budget import Layout
 from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling
 from tokenreduce.models.spec import ModelSpec
+from tokenreduce.seen import Evidence, Need
 from tokenreduce.tokens import Tokens
 
 __all__ = ["Generation", "Prompt", "Prune", "Sampling", "VideoModel"]
@@ -37,6 +39,11 @@ class VideoModel(Protocol):
         (f, rows * columns, d) in the LLM's width, newlines not yet in."""
         ...
 
+    def look(self, frames: Tensor, needs: frozenset[Need]) -> tuple[Tensor, Evidence]:
+        """What `encode` gives, and what the tower's last layer shows of the same pooled tokens:
+        the kinds in `needs`."""
+        ...
+
     def newline(self) -> Tensor | None:
         """(d,) the newline embedding, or None where the checkpoint has none."""
         ...
@@ -50,8 +57,9 @@ class VideoModel(Protocol):
         tell."""
         ...
 
-    def prompt(self, question: str, time_text: str | None, visual: Tokens) -> Prompt:
-        """The chat prompt with `visual` (1, n, d) spliced in where the frames belong."""
+    def prompt(self, question: str, time_text: str | None, visual: Tokens, grid: Layout) -> Prompt:
+        """The chat prompt with `visual` (1, n, d), whose places count along `grid`, spliced in
+        where the frames belong."""
         ...
 
     def generate(

@@ -17,18 +17,21 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlavaOnevisionConfig
 
+from tokenreduce.budget import Layout
 from tokenreduce.engine.generate import generate
 from tokenreduce.engine.host import HostedLlavaOnevision, prepare
 from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling
 from tokenreduce.errors import ModelError
 from tokenreduce.models import chat
 from tokenreduce.models.chat import Chat
+from tokenreduce.models.evidence import evidence_of
 from tokenreduce.models.llava_config import Config, format_of, text_section, vision_section
 from tokenreduce.models.placement import Placement
 from tokenreduce.models.quantize import Quantize, verify
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.models.tokenizer import load_tokenizer
 from tokenreduce.models.weights import Names, check_headers, load_weights
+from tokenreduce.seen import Evidence, Need
 from tokenreduce.tokens import Tokens
 
 _ORIGINAL = (
@@ -95,16 +98,28 @@ class LlavaVideo:
     dtype: torch.dtype
     quantize: Quantize
 
-    @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """(f, rows * columns, d) in batches of a fixed size, because float sums depend on it."""
-        batch = 4 if self.device.type == "cpu" else 16
-        parts = [self._encode(part) for part in torch.split(frames, batch)]
-        return torch.cat(parts) if len(parts) != 1 else parts[0]
+        return self.look(frames, frozenset())[0]
 
-    def _encode(self, frames: Tensor) -> Tensor:
+    @torch.no_grad()
+    def look(self, frames: Tensor, needs: frozenset[Need]) -> tuple[Tensor, Evidence]:
+        """In batches of a fixed size, because float sums depend on it."""
+        batch = 4 if self.device.type == "cpu" else 16
+        parts = [self._look(part, needs) for part in torch.split(frames, batch)]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([part[0] for part in parts]), Evidence.cat([part[1] for part in parts])
+
+    def _look(self, frames: Tensor, needs: frozenset[Need]) -> tuple[Tensor, Evidence]:
         pixels = pixel_values(frames.to(self.device), self.spec).to(self.dtype)
-        return self.pool(self.project(self.see(pixels)))
+        tower = self.host.model.vision_tower
+        before: list[Tensor] = []
+        hidden = tower.embeddings(pixels)
+        for layer in tower.encoder.layers:
+            before[:] = [hidden]
+            hidden = layer(hidden, None)
+        evidence = evidence_of(tower.encoder.layers[-1], before[0], needs, self.spec)
+        return self.pool(self.project(hidden)), evidence
 
     def see(self, pixels: Tensor) -> Tensor:
         """(f, 3, S, S) to (f, patches, width): the last layer kept, before the final norm, which
@@ -145,12 +160,12 @@ class LlavaVideo:
         return chat.unknown_words(self.chat, question) if self.spec.toy_world else ()
 
     @torch.no_grad()
-    def prompt(self, question: str, time_text: str | None, visual: Tokens) -> Prompt:
+    def prompt(self, question: str, time_text: str | None, visual: Tokens, grid: Layout) -> Prompt:
         before, after = (self._embed(ids) for ids in self.chat.pieces(question, time_text))
         first = before.shape[1]
         embeds = torch.cat([before, visual.x.to(before), after], dim=1)
         places = torch.arange(first, first + visual.count, device=self.device)
-        return Prompt(embeds, places, visual.bare())
+        return Prompt(embeds, places, visual.bare(), grid)
 
     def _embed(self, ids: list[int]) -> Tensor:
         table = self.host.get_input_embeddings()
