@@ -35,6 +35,14 @@ def halving(n: int, keep: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
+def attention_of_last(seen: Seen) -> Tensor:
+    """float32 (b, n): what each visual token gets of the last position's attention, averaged over
+    query heads. The rank of FastV (arXiv 2403.06764) and PyramidDrop (arXiv 2410.17247)."""
+    attention, visual = seen.need_attention()
+    last = visual.new_tensor([attention.length - 1])
+    return attention.weights(last).mean(dim=1)[:, 0].index_select(1, visual)
+
+
 def nowhere(seen: Seen, split: Split) -> Affinity:
     """Dropped tokens relate to nothing: a pruned token is one whose correlation is nowhere."""
     return Affinity.nowhere(split)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from tokenreduce.methods.aim_merge import AimMerge
 from tokenreduce.methods.aim_prune import AimPrune
 from tokenreduce.methods.controls import Random, Uniform
+from tokenreduce.methods.fastv import FastV
+from tokenreduce.methods.pyramid_drop import PyramidDrop
 from tokenreduce.paradigm import Method
 
 METHODS: dict[str, type[Method]] = {
@@ -16,4 +18,6 @@ METHODS: dict[str, type[Method]] = {
     "aim-prune": AimPrune,
     "uniform": Uniform,
     "random": Random,
+    "fastv": FastV,
+    "pyramid-drop": PyramidDrop,
 }
