@@ -11,6 +11,7 @@ from tokenreduce.methods.aim_prune import AimPrune
 from tokenreduce.methods.controls import Random, Uniform
 from tokenreduce.methods.fastv import FastV
 from tokenreduce.methods.pyramid_drop import PyramidDrop
+from tokenreduce.methods.vidcom2 import VidCom2
 from tokenreduce.paradigm import Method
 
 METHODS: dict[str, type[Method]] = {
@@ -20,4 +21,5 @@ METHODS: dict[str, type[Method]] = {
     "random": Random,
     "fastv": FastV,
     "pyramid-drop": PyramidDrop,
+    "vidcom2": VidCom2,
 }
