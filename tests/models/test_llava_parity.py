@@ -14,9 +14,10 @@ from torch import Tensor
 
 from tokenreduce.budget import Layout, Newline
 from tokenreduce.engine.types import Prompt, Sampling
-from tokenreduce.models.llava_video import LlavaVideo, pixel_values
+from tokenreduce.models.llava_video import LlavaVideo
 from tokenreduce.models.load import load
 from tokenreduce.models.spec import ModelSpec
+from tokenreduce.models.vision import pixel_values
 from tokenreduce.tokens import Tokens
 
 CASES = [("tinyA", "F4_60x90"), ("tinyA", "F8_48x48"), ("full27", "F2_120x160")]

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-from tokenreduce.models.llava_video import LlavaVideo, pixel_values
+from tokenreduce.models.llava_video import LlavaVideo
 from tokenreduce.models.load import load
+from tokenreduce.models.vision import pixel_values
 
 # What the files on the hub, written by transformers 4, call the parts.
 HUB_NAMES = (

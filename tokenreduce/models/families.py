@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tokenreduce.errors import ModelError
 from tokenreduce.models import llava_config
-from tokenreduce.models.llava_config import Config
+from tokenreduce.models.fields import Config
 from tokenreduce.models.spec import ModelSpec
 
 

@@ -7,15 +7,20 @@ about where a checkpoint lies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import isfinite
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from tokenreduce.budget import Newline
 from tokenreduce.errors import ModelError
-from tokenreduce.models.spec import ModelSpec, TextSpec, VisionSpec
+from tokenreduce.models.fields import (
+    Config,
+    count,
+    mapping,
+    refuse_other,
+    text_spec,
+    vision_spec,
+)
+from tokenreduce.models.spec import ModelSpec
 
-Config = Mapping[str, Any]
 Format = Literal["original", "transformers"]
 
 TITLE = (
@@ -55,8 +60,6 @@ _TOWER = "siglip-so400m-patch14-384"
 _POOLS = ("bilinear", "average", "max")
 # Keys that only the training of LLaVA-Video writes; LLaVA-OneVision has the same architecture.
 _VIDEO_KEYS = ("add_time_instruction", "mm_newline_position", "force_sample", "faster_token_stride")
-# Far above any model there is; a file that says more is damaged, and would be built on trust.
-_MOST, _MOST_LAYERS = 1 << 24, 1024
 _TEXT_KEYS = (
     "vocab_size",
     "hidden_size",
@@ -106,37 +109,37 @@ def read_spec(name: str, config: Config, preprocessor: Config) -> ModelSpec:
             "already; give the original checkpoint and --quantize"
         )
     vision, language = vision_section(name, config), text_section(name, config)
-    _refuse_other(name, vision, "model_type", ("siglip_vision_model",))
-    _refuse_other(name, vision, "hidden_act", ("gelu_pytorch_tanh",))
-    _refuse_other(name, language, "hidden_act", ("silu",))
-    _refuse_other(name, language, "use_sliding_window", (False, None))
-    _refuse_other(name, config, "projector_hidden_act", ("gelu",))
-    text = _text_spec(name, language)
+    refuse_other(name, vision, "model_type", ("siglip_vision_model",))
+    refuse_other(name, vision, "hidden_act", ("gelu_pytorch_tanh",))
+    refuse_other(name, language, "hidden_act", ("silu",))
+    refuse_other(name, language, "use_sliding_window", (False, None))
+    refuse_other(name, config, "projector_hidden_act", ("gelu",))
+    text = text_spec(name, language)
     if format_of(config) == "transformers":
-        _refuse_other(name, config, "vision_feature_layer", (-1, vision.get("num_hidden_layers")))
-        _refuse_other(name, config, "vision_feature_select_strategy", ("full",))
+        refuse_other(name, config, "vision_feature_layer", (-1, vision.get("num_hidden_layers")))
+        refuse_other(name, config, "vision_feature_select_strategy", ("full",))
         return ModelSpec(
             name=name,
-            vision=_vision_spec(name, vision, preprocessor),
+            vision=vision_spec(name, vision, preprocessor),
             text=text,
             pool="bilinear",
             newline="one_token",
-            native_frames=_count(name, config, "native_frames", 32),
+            native_frames=count(name, config, "native_frames", 32),
             time_text=False,
         )
     video = any(key in config for key in _VIDEO_KEYS) or "llava-video" in name.lower()
-    _refuse_other(name, config, "mm_projector_type", ("mlp2x_gelu",))
-    _refuse_other(name, config, "mm_resampler_type", (None,))
-    _refuse_other(name, config, "mm_use_im_start_end", (False,))
-    _refuse_other(name, config, "mm_spatial_pool_mode", _POOLS)
+    refuse_other(name, config, "mm_projector_type", ("mlp2x_gelu",))
+    refuse_other(name, config, "mm_resampler_type", (None,))
+    refuse_other(name, config, "mm_use_im_start_end", (False,))
+    refuse_other(name, config, "mm_spatial_pool_mode", _POOLS)
     version = config.get("world_version")
     return ModelSpec(
         name=name,
-        vision=_vision_spec(name, vision, {}),
+        vision=vision_spec(name, vision, {}),
         text=text,
         pool=config.get("mm_spatial_pool_mode", "bilinear"),
         newline=_newline(name, config, video),
-        native_frames=_count(name, config, "native_frames", 64 if video else 32),
+        native_frames=count(name, config, "native_frames", 64 if video else 32),
         time_text=bool(config.get("add_time_instruction", video)),
         toy_world=None if version is None else str(version),
     )
@@ -152,9 +155,9 @@ def vision_section(name: str, config: Config) -> Config:
     if format_of(config) == "transformers":
         if section is None:
             return _SO400M
-        return {**_SIGLIP_DEFAULTS, **_mapping(name, "vision_config", section)}
+        return {**_SIGLIP_DEFAULTS, **mapping(name, "vision_config", section)}
     if section is not None:
-        return _mapping(name, "vision_config", section)
+        return mapping(name, "vision_config", section)
     tower = str(config.get("mm_vision_tower"))
     if _TOWER not in tower:
         raise ModelError(
@@ -167,7 +170,7 @@ def text_section(name: str, config: Config) -> Config:
     """Qwen2Config fields, wherever the layout keeps them; keys it does not know are left out."""
     section: Config = config
     if format_of(config) == "transformers":
-        section = _mapping(name, "text_config", config.get("text_config"))
+        section = mapping(name, "text_config", config.get("text_config"))
         section = {**_QWEN2_DEFAULTS, **section}
         kind = section.get("model_type", "qwen2")
         if kind != "qwen2":
@@ -188,79 +191,3 @@ def _newline(name: str, config: Config, video: bool) -> Newline:
         return "no_token"
     chosen: Newline = newline
     return chosen
-
-
-def _vision_spec(name: str, vision: Config, preprocessor: Config) -> VisionSpec:
-    spec = VisionSpec(
-        layers=_count(name, vision, "num_hidden_layers"),
-        width=_count(name, vision, "hidden_size"),
-        mlp_width=_count(name, vision, "intermediate_size"),
-        heads=_count(name, vision, "num_attention_heads"),
-        image_size=_count(name, vision, "image_size"),
-        patch_size=_count(name, vision, "patch_size"),
-        mean=_channels(name, preprocessor, "image_mean"),
-        std=_channels(name, preprocessor, "image_std"),
-    )
-    if spec.side < 2:
-        raise ModelError(
-            f"{name}: image_size {spec.image_size} over patch_size {spec.patch_size} leaves "
-            f"{spec.side} patches a side; at least 2 are needed"
-        )
-    return spec
-
-
-def _text_spec(name: str, text: Config) -> TextSpec:
-    width, heads = _count(name, text, "hidden_size"), _count(name, text, "num_attention_heads")
-    kv_heads = _count(name, text, "num_key_value_heads", heads)
-    if width % heads or heads % kv_heads:
-        raise ModelError(
-            f"{name}: {heads} attention heads and {kv_heads} key heads do not divide a width "
-            f"of {width}"
-        )
-    return TextSpec(
-        layers=_count(name, text, "num_hidden_layers"),
-        width=width,
-        mlp_width=_count(name, text, "intermediate_size"),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_width=_count(name, text, "head_dim", width // heads),
-        vocab=_count(name, text, "vocab_size"),
-        context=_count(name, text, "max_position_embeddings", 32768),
-    )
-
-
-def _count(name: str, config: Config, key: str, default: int | None = None) -> int:
-    value = config.get(key, default)
-    if value is None and default is not None:
-        return default
-    most = _MOST_LAYERS if key == "num_hidden_layers" else _MOST
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        given = "missing" if key not in config else repr(value)
-        raise ModelError(
-            f"{name}: {key} in config.json is {given}; a count from 1 to {most} needed"
-        )
-    return value
-
-
-def _channels(name: str, config: Config, key: str) -> tuple[float, float, float]:
-    value = config.get(key, (0.5, 0.5, 0.5))
-    match value:
-        case [float() | int() as r, float() | int() as g, float() | int() as b]:
-            if all(isfinite(x) and (x > 0 or key == "image_mean") for x in (r, g, b)):
-                return float(r), float(g), float(b)
-    raise ModelError(
-        f"{name}: {key} in preprocessor_config.json is {value!r}; three numbers are needed, and "
-        "standard deviations above 0"
-    )
-
-
-def _mapping(name: str, key: str, value: Any) -> Config:
-    if not isinstance(value, Mapping):
-        raise ModelError(f"{name}: {key} in config.json is {value!r}; an object is needed")
-    return value
-
-
-def _refuse_other(name: str, config: Config, key: str, allowed: tuple[Any, ...]) -> None:
-    if key in config and config[key] not in allowed:
-        choices = ", ".join(str(value) for value in allowed)
-        raise ModelError(f"{name}: {key} is {config[key]!r}; supported: {choices}")

@@ -25,11 +25,13 @@ from tokenreduce.errors import ModelError
 from tokenreduce.models import chat
 from tokenreduce.models.chat import Chat
 from tokenreduce.models.evidence import evidence_of
-from tokenreduce.models.llava_config import Config, format_of, text_section, vision_section
+from tokenreduce.models.fields import Config
+from tokenreduce.models.llava_config import format_of, text_section, vision_section
 from tokenreduce.models.placement import Placement
 from tokenreduce.models.quantize import Quantize, verify
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.models.tokenizer import load_tokenizer
+from tokenreduce.models.vision import pixel_values
 from tokenreduce.models.weights import Names, check_headers, load_weights
 from tokenreduce.seen import Evidence, Need
 from tokenreduce.tokens import Tokens
@@ -190,24 +192,6 @@ class LlavaVideo:
             on_text,
             on_prefill,
         )
-
-
-def pixel_values(frames: Tensor, spec: ModelSpec) -> Tensor:
-    """uint8 (f, S, S, 3) to float32 (f, 3, S, S): (byte / 255 - mean) / std.
-
-    By a table of 256 values made on the CPU: the same bits on every device, where a GPU would
-    multiply by reciprocals. Raises ValueError if the frames are not of the tower's size.
-    """
-    side = spec.vision.image_size
-    if frames.dtype != torch.uint8 or frames.shape[1:] != (side, side, 3):
-        raise ValueError(
-            f"frames are {frames.dtype} {tuple(frames.shape)}, not uint8 (f, {side}, {side}, 3)"
-        )
-    byte = torch.arange(256, dtype=torch.float64).div(255).float()
-    mean, std = (torch.tensor(part).unsqueeze(1) for part in (spec.vision.mean, spec.vision.std))
-    tables = ((byte - mean) / std).to(frames.device)
-    planes = [tables[c][frames[..., c].int()] for c in range(3)]
-    return torch.stack(planes, dim=1)
 
 
 def check_model(folder: Path, spec: ModelSpec, config: Config) -> None:

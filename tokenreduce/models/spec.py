@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Literal
 
 from tokenreduce.budget import Layout, Newline
+
+Still = Literal["stretch", "crop"]
+"""stretch: to the square, aspect ignored, as video frames are. crop: the shorter side to the
+tower's, then the middle square."""
 
 
 @dataclass(frozen=True)
 class VisionSpec:
     """The vision tower: a ViT of `layers` layers over (image_size / patch_size)^2 patches.
 
-    mean, std: per RGB channel, of pixel values in [0, 1].
+    mean, std: per RGB channel, of pixel values in [0, 1]. classes: class tokens, which come before
+    the patches.
     """
 
     layers: int
@@ -27,6 +33,7 @@ class VisionSpec:
     patch_size: int
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    classes: int = 0
 
     @property
     def side(self) -> int:
@@ -63,10 +70,12 @@ class TextSpec:
 class ModelSpec:
     """A video language model as its configuration describes it.
 
-    pool            "bilinear" | "average" | "max", over 2 x 2 patches after the projector
+    pool            "bilinear" | "average" | "max", over 2 x 2 patches after the projector; or
+                    "none", each patch a token
     native_frames   how many frames it was trained on; presets count in multiples of it
     time_text       it was trained with LLaVA-Video's time instruction
     toy_world       None, or the version of the generated world that is all it knows
+    still           how a picture that is no video frame is brought to the tower's size
     """
 
     name: str
@@ -77,10 +86,13 @@ class ModelSpec:
     native_frames: int
     time_text: bool
     toy_world: str | None = None
+    still: Still = "stretch"
 
     @property
     def side(self) -> int:
-        """Tokens along one side of a pooled frame: 27 -> 14 bilinear, 13 average or max."""
+        """Tokens along one side of a frame: 27 -> 14 bilinear, 13 average or max, 27 none."""
+        if self.pool == "none":
+            return self.vision.side
         return ceil(self.vision.side / 2) if self.pool == "bilinear" else self.vision.side // 2
 
     def layout(self, frames: int) -> Layout:
