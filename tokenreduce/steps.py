@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenreduce.seen import Seen
 from tokenreduce.tokens import Affinity, Split, Tokens
-from tokenreduce.work import Cost, Sizes
+from tokenreduce.work import Cost, Sizes, attending
 
 
 def once(n: int, keep: int) -> tuple[int, ...]:
@@ -41,6 +41,53 @@ def attention_of_last(seen: Seen) -> Tensor:
     attention, visual = seen.need_attention()
     last = visual.new_tensor([attention.length - 1])
     return attention.weights(last).mean(dim=1)[:, 0].index_select(1, visual)
+
+
+def greedy(n: int, keep: int) -> tuple[int, ...]:
+    """The fewest bipartite rounds: each removes as many as it may, n // 2, until `keep` is left.
+
+    >>> greedy(196, 52)
+    (98, 52)
+    """
+    counts, left = [], n
+    while left > keep:
+        left -= min(left // 2, left - keep)
+        counts.append(left)
+    return tuple(counts)
+
+
+def matched(seen: Seen, keep: int) -> Split:
+    """All but the n - keep even tokens most similar to an odd one, the lower index first on a tie
+    (ToMe, arXiv 2210.09461, section 3). keep is at least n - ceil(n / 2)."""
+    strength, _ = seen.nearest_odd
+    order = strength.argsort(dim=1, descending=True, stable=True)
+    gone = Split.of_keep(2 * order[:, : seen.tokens.count - keep], seen.tokens.count)
+    return Split(keep=gone.drop, drop=gone.keep)
+
+
+def to_partner(seen: Seen, split: Split) -> Affinity:
+    """Each dropped even token goes whole to the odd one most similar to it."""
+    _, partner = seen.nearest_odd
+    target = 2 * partner.gather(1, split.drop // 2) + 1  # its index among all n
+    return Affinity.one(torch.searchsorted(split.keep.contiguous(), target))
+
+
+def weakest(score: Tensor, split: Split, count: int = 1) -> Tensor:
+    """int64 (b, count), ascending, indices among the m kept: those of the lowest score (b, n); on a
+    tie the higher index is the weaker, as in `Split.of_score`. 0 <= count <= m."""
+    kept = score.gather(1, split.keep)
+    order = kept.argsort(dim=1, descending=True, stable=True)
+    return order[:, kept.shape[1] - count :].sort(dim=1).values
+
+
+def targets_of_quantile(quantile: float, kept: int) -> int:
+    """How many of a row of `kept` >= 1 entries are at or above its `quantile`, as FiCoCo counts:
+    floor((1 - quantile) (kept - 1)) + 1 (arXiv 2411.17686).
+
+    >>> targets_of_quantile(0.998, 500), targets_of_quantile(0.998, 501)
+    (1, 2)
+    """
+    return int(round((1 - quantile) * (kept - 1), 9)) + 1  # 1 - 0.998 is not 0.002
 
 
 def nowhere(seen: Seen, split: Split) -> Affinity:
@@ -74,6 +121,12 @@ def mean_into(seen: Seen, split: Split, affinity: Affinity, *, weighted: bool) -
     return Tokens(torch.where((arrived > 0).unsqueeze(-1), mean, kept.x), size, kept.place)
 
 
+def joined_sizes(seen: Seen, split: Split, target: Tensor) -> Tensor:
+    """float32 (b, m): all that is dropped counts for the one kept token at `target` (b, 1)."""
+    size, dropped = seen.tokens.size, seen.tokens.size.gather(1, split.drop)
+    return size.gather(1, split.keep).scatter_add(1, target, dropped.sum(dim=1, keepdim=True))
+
+
 def self_preserving(seen: Seen, split: Split, affinity: Affinity) -> Tokens:
     """Each kept token adds what is sent to it, by weight, and is divided by 1 + those weights
     (FiCoCo, arXiv 2411.17686: X_j <- (X_j + sum_i a_ij X_i) / (1 + sum_i a_ij))."""
@@ -91,6 +144,14 @@ def strongest(strength: Tensor, t: int) -> Affinity:
     row, by top-k). strength float32 (b, n - m, m), at least 0; a row of zeros goes nowhere."""
     weight, target = strength.topk(min(t, strength.shape[-1]), dim=-1)
     return Affinity(target, weight / weight.sum(dim=-1, keepdim=True).clamp_min(1e-30))
+
+
+def shown_salience(sizes: Sizes) -> Cost:
+    """`Seen.salience` made once more: inside an encoder the class token's row of the attention, or
+    all rows where there is none. After the encoder it is counted with the evidence."""
+    if sizes.length == 0:
+        return Cost()
+    return attending(sizes, 1 if sizes.text > 0 else sizes.n)
 
 
 def at_once(sizes: Sizes, keep: int) -> Cost:

@@ -9,17 +9,23 @@ from __future__ import annotations
 from tokenreduce.methods.aim_merge import AimMerge
 from tokenreduce.methods.aim_prune import AimPrune
 from tokenreduce.methods.controls import Random, Uniform
+from tokenreduce.methods.evit import EViT
 from tokenreduce.methods.fastv import FastV
+from tokenreduce.methods.framefusion import FrameFusion
 from tokenreduce.methods.pyramid_drop import PyramidDrop
+from tokenreduce.methods.tome import ToMe
 from tokenreduce.methods.vidcom2 import VidCom2
 from tokenreduce.paradigm import Method
 
 METHODS: dict[str, type[Method]] = {
     "aim-merge": AimMerge,
     "aim-prune": AimPrune,
+    "tome": ToMe,
+    "evit": EViT,
     "uniform": Uniform,
     "random": Random,
     "fastv": FastV,
     "pyramid-drop": PyramidDrop,
+    "framefusion": FrameFusion,
     "vidcom2": VidCom2,
 }
