@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from tokenreduce.result import Answer, Seconds
+from tokenreduce.result import Answer, Seconds, TokenCounts
 
 from .safe import escaped
 
@@ -52,7 +52,7 @@ def _rows(answer: Answer, room: int, unicode: bool) -> list[tuple[str, str]]:
             f"{tokens.raw:,} raw -> {tokens.merged:,} merged ({_share(tokens.merged, tokens.raw)})"
             f" -> {last:,} at the last layer",
         ),
-        ("per LLM layer", sparkline(tokens.per_layer, room, unicode=unicode)),
+        ("per LLM layer", _layers(tokens, room, unicode)),
         (
             "prefill",
             f"{quantity(flops.llm + flops.overhead, 'FLOP')} in the LLM, "
@@ -82,6 +82,11 @@ def _frames(answer: Answer) -> str:
     if used.seconds:
         text += f", from {used.seconds[0]:.2f} s to {used.seconds[-1]:.2f} s"
     return text
+
+
+def _layers(tokens: TokenCounts, room: int, unicode: bool) -> str:
+    mean = f"  mean{_TIE}{tokens.mean_per_layer:,.0f}" if tokens.per_layer else ""
+    return sparkline(tokens.per_layer, room - len(mean), unicode=unicode) + mean
 
 
 def _seconds(seconds: Seconds) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from tokenreduce.preset import Preset, load_preset
+from tokenreduce.preset import Preset, load_preset, method_label
 
 from .settings import Chosen
 
@@ -12,21 +12,25 @@ from .settings import Chosen
 def effective(chosen: Mapping[str, Chosen]) -> list[tuple[str, str, str]]:
     """(name, value, source) of every setting. Raises SettingError if the preset cannot be read."""
     preset = load_preset(str(chosen["preset"].value))
-    left_open = _left_open(preset, budget=chosen["budget"], keep=chosen["keep"])
+    left_open = _left_open(preset, [chosen[name] for name in ("budget", "keep", "mean_budget")])
     return [
         (name, *left_open[name]) if one.value is None else (name, _written(one.value), one.source)
         for name, one in chosen.items()
     ]
 
 
-def _left_open(preset: Preset, *, budget: Chosen, keep: Chosen) -> dict[str, tuple[str, str]]:
-    """(value, source) of the settings that may be None: who decides, and what."""
+def _left_open(preset: Preset, rivals: Sequence[Chosen]) -> dict[str, tuple[str, str]]:
+    """(value, source) of the settings that may be None: who decides, and what. rivals: the
+    settings of which at most one is set."""
     source = f"preset {preset.name}"
-    unused = ("not used", f"{keep.source if budget.value is None else budget.source} instead")
+    ruling = next((one.source for one in rivals if one.value is not None), None)
+    unset = ("not set", "default") if ruling is None else ("not used", f"{ruling} instead")
     return {
         "revision": ("the main branch", "default"),
-        "budget": unused if keep.value is not None else ("not set", "default"),
-        "keep": unused if budget.value is not None else (str(preset.keep), source),
+        "budget": unset,
+        "mean_budget": unset,
+        "keep": unset if ruling is not None else (str(preset.keep), source),
+        "method": (method_label(preset), source),
         "frames": (f"{preset.video.frames} x the model's native count", source),
         "seek": (preset.video.seek, source),
         "decoder": (preset.video.decoder, source),

@@ -58,6 +58,26 @@ Keep = Annotated[
         "of --budget. Default: the preset's.",
     ),
 ]
+MeanBudget = Annotated[
+    str | None,
+    _option(
+        "--mean-budget",
+        panel=_SEEN,
+        metavar="N",
+        help="Visual tokens a layer of the LLM works on, on average over its layers; instead of "
+        "--budget. Default: not set.",
+    ),
+]
+Method = Annotated[
+    str | None,
+    _option(
+        "--method",
+        panel=_SEEN,
+        metavar="NAME",
+        help="Reduce by this method (see: tokenreduce methods) on the preset's frames. "
+        "Default: the preset's own.",
+    ),
+]
 Frames = Annotated[
     str | None,
     _option(

@@ -56,6 +56,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("preset", Text("a preset's name or the path of a .toml file"), "balanced"),
     Setting("budget", Whole("a whole number of visual tokens", 1)),
     Setting("keep", Share()),
+    Setting("mean_budget", Whole("a whole number of visual tokens", 1)),
+    Setting("method", Text("a method's name")),
     Setting("frames", Whole("a whole number of frames", 1, 100_000)),
     Setting("decoder", Choice(get_args(DecoderName))),
     Setting("seek", Choice(get_args(Seek))),
@@ -70,7 +72,7 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
-_RIVALS = ("budget", "keep")  # two ways to say the same thing
+_RIVALS = ("budget", "keep", "mean_budget")  # three ways to say how much is kept
 
 
 def config_path(environ: Mapping[str, str]) -> Path:
@@ -83,8 +85,8 @@ def resolve(flags: Mapping[str, object], environ: Mapping[str, str]) -> dict[str
     """Every setting with its source; a flag beats a variable beats the file beats the default.
 
     flags: by setting name; None where the flag was not given. Raises SettingError for an
-    unreadable file, an unknown key, a value of the wrong type or out of range, and for budget and
-    keep at the same level.
+    unreadable file, an unknown key, a value of the wrong type or out of range, and for two of
+    budget, keep and mean_budget at the same level.
     """
     chosen = {setting.name: Chosen(setting.default, "default") for setting in SETTINGS}
     for level in (_of_file(environ), _of_variables(environ), _of_flags(flags)):

@@ -34,7 +34,7 @@ def account(
         viewed.budget,
         plan.newlines,
         plan.merge_site,
-    ) + overhead.inside_llm(plan.prunes, spec.text, generation.per_layer, text)
+    ) + overhead.inside_llm(viewed.prunes, spec.text, generation.per_layer, text)
     raw = [viewed.raw] * spec.text.layers
     return Answer(
         answer=generation.text,

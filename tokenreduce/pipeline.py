@@ -37,8 +37,10 @@ def answer(
     preset: str | Preset = "balanced",
     model: str | VideoModel = "llava-video-7b",
     revision: str | None = None,
+    method: str | None = None,
     budget: int | None = None,
     keep: float | Fraction | None = None,
+    mean_budget: int | None = None,
     frames: int | None = None,
     seek: Seek | None = None,
     decoder: DecoderName | None = None,
@@ -58,8 +60,11 @@ def answer(
     preset         a name (`tokenreduce presets`), the path of a TOML file, or a Preset
     model          an alias (`tokenreduce models`), a hub id, a local folder, or a loaded
                    VideoModel, to which revision, device, dtype and quantize no longer apply
+    method         another than the preset's, by name (`tokenreduce methods`)
     budget         visual tokens entering the LLM, newlines included; exact, or all there are
     keep           share of the raw visual tokens kept, instead of a budget
+    mean_budget    instead of both: visual tokens a layer of the LLM works on, on average; at most
+                   that, as near as whole tokens allow
     frames         how many to sample over the whole video
     temperature    0 is greedy
     watch          called with each event as it happens
@@ -71,7 +76,7 @@ def answer(
     asked = check_question(question)
     chosen = preset if isinstance(preset, Preset) else load_preset(preset)
     spec = read_spec(model, revision=revision) if isinstance(model, str) else model.spec
-    over = Overrides(budget, keep, frames, seek, decoder, newlines, time_text)
+    over = Overrides(budget, keep, mean_budget, method, frames, seek, decoder, newlines, time_text)
     plan = settle(chosen, spec, over, Sampling(max_new_tokens, temperature, seed))
     if isinstance(model, str):
         check(model, revision)
@@ -123,7 +128,7 @@ def reply(model: VideoModel, viewed: Viewed, question: str, plan: Plan, clock: C
         clock.end("prefill")
         clock.begin("answer", plan.sampling.max_new_tokens)
 
-    generation = model.generate(prompt, plan.prunes, plan.sampling, clock.text, on_prefill)
+    generation = model.generate(prompt, viewed.prunes, plan.sampling, clock.text, on_prefill)
     clock.spend("answer", generation.seconds)
     clock.end("answer")
     return account(model, viewed, question, plan, clock, generation, prompt.text_count)

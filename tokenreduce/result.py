@@ -50,6 +50,11 @@ class TokenCounts:
     text: int
     per_layer: tuple[int, ...]
 
+    @property
+    def mean_per_layer(self) -> float:
+        """What methods are compared at, wherever they remove: cost follows it."""
+        return sum(self.per_layer) / len(self.per_layer)
+
 
 @dataclass(frozen=True)
 class Flops:

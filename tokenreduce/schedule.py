@@ -5,7 +5,7 @@ Schedules speak of fractions of the depth, so that one preset means the same on 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil, floor
@@ -20,6 +20,11 @@ class Schedule(Protocol):
         """
         ...
 
+    def eased(self, ease: Fraction, /) -> Schedule:
+        """The same shape from its strictest, ease 0, to one that removes next to nothing, ease 1;
+        kept counts never fall as ease rises."""
+        ...
+
 
 @dataclass(frozen=True)
 class Full:
@@ -27,6 +32,9 @@ class Full:
 
     def kept(self, layer: int, depth: int, visual: int, /) -> int:
         return visual
+
+    def eased(self, ease: Fraction, /) -> Schedule:
+        return self
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,11 @@ class Ramp:
         share = 1 - (layer + 1 - first) / (last - first)
         return int(visual * min(max(share, Fraction(0)), Fraction(1)))
 
+    def eased(self, ease: Fraction, /) -> Schedule:
+        """Both ends move together towards the first layer, or out behind the last one."""
+        factor = max(ease, Fraction(1, 1 << 24)) * (1 / self.first if self.first else 4 / self.last)
+        return Ramp(self.first * factor, self.last * factor)
+
 
 @dataclass(frozen=True)
 class Once:
@@ -72,6 +85,9 @@ class Once:
 
     def kept(self, layer: int, depth: int, visual: int, /) -> int:
         return int(visual * self.keep) if layer >= int(self.after * depth) else visual
+
+    def eased(self, ease: Fraction, /) -> Schedule:
+        return replace(self, keep=ease)
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,9 @@ class Even:
             return int(visual * self.keep)
         return ceil(visual * (1 - (1 - self.keep) * done))
 
+    def eased(self, ease: Fraction, /) -> Schedule:
+        return replace(self, keep=ease)
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -126,6 +145,9 @@ class Steps:
     def kept(self, layer: int, depth: int, visual: int, /) -> int:
         stages = sum(layer >= int(share * depth) for share in self.after)
         return int(visual * self.keep**stages)
+
+    def eased(self, ease: Fraction, /) -> Schedule:
+        return replace(self, keep=ease)
 
 
 SCHEDULES: dict[str, type[Schedule]] = {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokenreduce import memory
 from tokenreduce.clock import Clock
-from tokenreduce.models.base import VideoModel
+from tokenreduce.models.base import Prune, VideoModel
 from tokenreduce.plan import Plan
 from tokenreduce.reducer import Reducer
 from tokenreduce.seen import Evidence, Need
@@ -29,13 +29,15 @@ are grouped, and with it their last bits, depends on the model alone."""
 
 @dataclass(frozen=True)
 class Viewed:
-    """A video as the LLM will see it: its visual tokens and where they come from."""
+    """A video as the LLM will see it: its visual tokens, where they come from, and what will
+    remove some of them inside the LLM."""
 
     probe: Probe
     visual: Tokens
     frame_seconds: tuple[float, ...]
     budget: int
     raw: int
+    prunes: tuple[Prune, ...]
 
 
 def view(decoder: Decoder, model: VideoModel, probe: Probe, plan: Plan, clock: Clock) -> Viewed:
@@ -111,4 +113,5 @@ def merge(model: VideoModel, encoded: Encoded, plan: Plan, clock: Clock) -> View
             reducer.add(chunk, evidence)
         visual = reducer.finish()
         memory.synchronise(model.device)
-    return Viewed(encoded.probe, visual, encoded.frame_seconds, budget, layout.available)
+    prunes = plan.prunes_for(visual.count)
+    return Viewed(encoded.probe, visual, encoded.frame_seconds, budget, layout.available, prunes)

@@ -21,6 +21,8 @@ DEFAULTS = {
     "preset": "balanced",
     "budget": None,
     "keep": None,
+    "mean_budget": None,
+    "method": None,
     "frames": None,
     "decoder": None,
     "seek": None,

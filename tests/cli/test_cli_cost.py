@@ -25,7 +25,7 @@ preset         balanced: aim-merge + aim-prune, seed 0
 frames         64 of 64 asked for, from 0.00 s to 1834.56 s
 visual tokens  13,440 raw -> 3,360 merged (25.0% kept) -> 0
                at the last layer
-per LLM layer  ███████████████▇▆▅▅▄▃▂▁▁▁▁▁▁
+per LLM layer  ███████████████▇▆▅▅▄▃▂▁▁▁▁▁▁  mean 2,220
 prefill        23.6 TFLOP in the LLM, 10.6x less than
                unreduced (249 TFLOP)
                64.9 TFLOP with the vision tower, 4.4x less
@@ -45,7 +45,7 @@ model          lmms-lab/LLaVA-Video-7B-Qwen2, nf4
 preset         balanced: aim-merge + aim-prune, seed 0
 frames         64 of 64 asked for, from 0.00 s to 1834.56 s
 visual tokens  13,440 raw -> 3,360 merged (25.0% kept) -> 0 at the last layer
-per LLM layer  ###############*+==-:.______
+per LLM layer  ###############*+==-:.______  mean 2,220
 prefill        23.6 TFLOP in the LLM, 10.6x less than unreduced (249 TFLOP)
                64.9 TFLOP with the vision tower, 4.4x less than unreduced
 KV cache       149.7 MiB, 5.2x less than unreduced (781.1 MiB)

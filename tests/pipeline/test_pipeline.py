@@ -144,12 +144,20 @@ def test_presets_are_relative_to_the_model(clip: Path, model: VideoModel) -> Non
 
 def refused() -> Iterator[object]:
     yield pytest.param({"budget": 0}, SettingError, "budget of 0", id="no budget")
-    yield pytest.param({"budget": 5, "keep": 0.5}, SettingError, "one of the two", id="both")
+    yield pytest.param({"budget": 5, "keep": 0.5}, SettingError, "give one of them", id="both")
+    yield pytest.param(
+        {"budget": 5, "mean_budget": 5}, SettingError, "give one of them", id="both budgets"
+    )
+    yield pytest.param({"mean_budget": 0}, SettingError, "budget of 0", id="no mean budget")
+    yield pytest.param({"method": "aimm"}, SettingError, "did you mean aim", id="method")
+    yield pytest.param(
+        {"method": "aim-prune", "budget": 5}, SettingError, "give --mean-budget", id="llm only"
+    )
     yield pytest.param({"keep": 1.5}, SettingError, "keep 1.5", id="keep")
     yield pytest.param({"keep": float("nan")}, SettingError, "keep nan", id="nan")
     yield pytest.param({"newlines": "all"}, SettingError, "it can be share", id="newlines")
     yield pytest.param({"frames": 0}, SettingError, "0 frames", id="frames")
-    yield pytest.param({"preset": "none", "budget": 5}, SettingError, "merges nothing", id="none")
+    yield pytest.param({"preset": "none", "budget": 5}, SettingError, "reduces nothing", id="none")
     yield pytest.param({"preset": "nosuch"}, SettingError, "nosuch", id="preset")
     yield pytest.param(
         {"frames": 8, "max_new_tokens": 8050},
