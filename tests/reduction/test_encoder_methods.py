@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from tokenreduce.budget import Layout
+from tokenreduce.methods import METHODS
 from tokenreduce.methods.evit import EViT
+from tokenreduce.methods.ficoco_v import FiCoCoV
+from tokenreduce.methods.pooling import Pooling, cells
+from tokenreduce.methods.prumerge import PruMerge
 from tokenreduce.methods.tome import ToMe
+from tokenreduce.methods.visionzip import VisionZip
 from tokenreduce.paradigm import reduce
 from tokenreduce.seen import Evidence, Seen
-from tokenreduce.tokens import Attention, Tokens
+from tokenreduce.steps import targets_of_quantile
+from tokenreduce.tokens import Attention, Split, Tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -155,3 +166,319 @@ def test_evit_without_fusing_is_plain_pruning() -> None:
     assert torch.equal(ours.place, best)
     assert torch.equal(ours.x, seen.tokens.take(best).x)
     assert (ours.size == 1).all()
+
+
+# PruMerge
+
+
+def prumerge_seen(case: str) -> tuple[dict[str, Tensor], Seen]:
+    """All heads side by side are one head to the official code."""
+    data = numbers("prumerge", case)
+    keys = data["k"][:, 1:].unsqueeze(2)
+    evidence = Evidence(data["cls_attention"], keys, has_class=True)
+    x = data["x"]
+    return data, Seen(Tokens.fresh(x), keys.mean(dim=2), flat(x.shape[1]), evidence=evidence)
+
+
+@pytest.mark.parametrize(("case", "fact"), [c for c in cases("prumerge") if c.id != "plus"])
+def test_prumerge_equals_the_official_code(case: str, fact: dict[str, Any]) -> None:
+    data, seen = prumerge_seen(case)
+    ours = reduce(PruMerge(), seen, fact["tokens_out"])
+    for row in range(fact["b"]):
+        order = data["idx"][row].argsort()
+        own = torch.isin(ours.place[row], data["idx"][row])
+        assert torch.equal(ours.place[row][own], data["idx"][row][order])
+        close(ours.x[row][own], data["out"][row, :-1][order])
+        close(ours.x[row][~own][0], data["out"][row, -1])
+        assert float(ours.size[row].sum()) == fact["n"]
+
+
+def test_prumerge_plus_merges_as_the_official_code_given_its_tokens() -> None:
+    """Its sample has no chosen count, so its tokens are given; the least attended of them stands
+    for all that is dropped here, and for itself there."""
+    data, seen = prumerge_seen("plus")
+    idx, out, a, x = data["idx"][0], data["out"][0], data["cls_attention"][0], data["x"][0]
+    split = Split.of_keep(idx.unsqueeze(0), 576)
+    method = PruMerge(plus=True)
+    ours = method.compress(seen, split, method.correlate(seen, split))
+    order = idx.argsort()
+    least = int(a[idx[order]].argmin())
+    others = torch.arange(len(idx)) != least
+    close(ours.x[0][others], out[:-1][order][others])
+    itself = idx[order][least]
+    close(ours.x[0][least] - a[itself] * x[itself], out[-1])
+
+
+def test_prumerge_plus_takes_a_quarter_by_attention_and_the_rest_evenly() -> None:
+    seen = looked_at(2, 100, has_class=True)
+    split = PruMerge(plus=True).filter(seen, 20)
+    for row in range(2):
+        top = seen.salience[row].topk(5).indices.tolist()
+        rest = [i for i in range(100) if i not in top]
+        assert split.keep[row].tolist() == sorted(top + [rest[i * 95 // 15] for i in range(15)])
+
+
+@pytest.mark.parametrize("plus", [False, True])
+@pytest.mark.parametrize(("n", "keep", "near"), [(7, 3, 32), (30, 9, 4), (16, 1, 5), (25, 24, 8)])
+def test_prumerge_equals_the_slow_form(n: int, keep: int, near: int, plus: bool) -> None:
+    seen = looked_at(2, n, seed=n)
+    method = PruMerge(near, plus)
+    ours = reduce(method, seen, keep)
+    keep_at = method.filter(seen, keep).keep
+    for row in range(2):
+        a, x = seen.salience[row].double(), seen.tokens.x[row].double()
+        k = seen.keys[row].double().flatten(1)
+        kept = keep_at[row].tolist()
+        extra = min(kept, key=lambda i: (float(a[i]), -i))
+        for slot, j in enumerate(kept):
+            others = [i for i in range(n) if i != j]
+            others.sort(key=lambda i: -float(torch.cosine_similarity(k[i], k[j], dim=0)))
+            want = x[j].clone()
+            if j == extra:
+                want *= a[j]
+            for i in set(range(n)) - set(kept) if j == extra else others[:near]:
+                want += a[i] * x[i]
+            close(ours.x[row, slot], want)
+
+
+# VisionZip
+
+
+@pytest.mark.parametrize(("case", "fact"), cases("visionzip"))
+def test_visionzip_equals_the_official_code(case: str, fact: dict[str, Any]) -> None:
+    data, n, h = numbers("visionzip", case), fact["n"], fact["h"]
+    seen = inside(data["x"][:, 1:], class_attention(data, fact["scale"]))
+    close(seen.salience * h, data["cls_attention_sum"])
+    close(seen.metric, data["metric"][:, 1:])
+    keep = fact["dominant"] + fact["contextual"]
+    ours = reduce(VisionZip(fact["contextual"] / keep), seen, keep)
+    for row in range(fact["b"]):
+        dominant, anchors = data["dominant"][row], data["anchors"][row]
+        place = torch.cat([dominant, anchors])
+        order = place.argsort()
+        assert torch.equal(ours.place[row], place[order])
+        close(ours.x[row], data["out"][row, 1:][order])
+        target = data["target"][row]
+        joined = torch.bincount(target[target >= 0], minlength=n)[place[order]]
+        assert torch.equal(ours.size[row], 1.0 + joined)
+
+
+@pytest.mark.parametrize("anchor_in_mean", [False, True])
+@pytest.mark.parametrize(("n", "keep"), [(7, 3), (36, 13), (16, 1), (25, 24), (49, 8)])
+def test_visionzip_equals_the_slow_form(n: int, keep: int, anchor_in_mean: bool) -> None:
+    seen = looked_at(2, n, seed=n)
+    ours = reduce(VisionZip(anchor_in_mean=anchor_in_mean), seen, keep)
+    count = round(keep * 10 / 64)
+    for row in range(2):
+        a, x = seen.salience[row].tolist(), seen.tokens.x[row].double()
+        g = seen.metric[row].double()
+        dominant = sorted(range(n), key=lambda i: (-a[i], i))[: keep - count]
+        rest = [i for i in range(n) if i not in dominant]
+        anchors = rest[:: max(1, len(rest) // count)][:count] if count else []
+        groups: dict[int, list[int]] = {i: [] for i in dominant + anchors}
+        for i in rest if anchors else []:
+            if i not in anchors:
+                near = [float(torch.cosine_similarity(g[i], g[j], dim=0)) for j in anchors]
+                groups[anchors[near.index(max(near))]].append(i)
+        assert ours.place[row].tolist() == sorted(groups)
+        for slot, j in enumerate(sorted(groups)):
+            joined = [x[i] for i in groups[j]]
+            want = x[j]
+            if joined and anchor_in_mean:
+                want = torch.stack([x[j], *joined]).mean(dim=0)
+            elif joined:
+                want = x[j] + torch.stack(joined).mean(dim=0)
+            close(ours.x[row, slot], want)
+            assert float(ours.size[row, slot]) == 1 + len(joined)
+
+
+# FiCoCo-V
+
+
+def slow_ficoco(seen: Seen, row: int, keep: int, method: FiCoCoV) -> dict[int, tuple[Tensor, Any]]:
+    """The equations of arXiv 2411.17686, token by token: place to (features, size)."""
+    n = seen.tokens.count
+    attention = seen.patch_attention[row].double()
+    x, size = seen.tokens.x[row].double(), seen.tokens.size[row].tolist()
+    keys = seen.keys[row].double().mean(dim=1)
+    mu = keys.sum(dim=0) / n
+    received = [sum(float(attention[j, i]) for j in range(n)) / n for i in range(n)]
+    if seen.has_class:
+        semantic = seen.salience[row].tolist()
+    else:
+        semantic = [-float(torch.cosine_similarity(mu, keys[i], dim=0)) for i in range(n)]
+
+    def scaled(values: list[float]) -> list[float]:
+        length = sqrt(sum(v * v for v in values))
+        return [v / length for v in values]
+
+    share = method.balance
+    pairs = zip(scaled(received), scaled(semantic), strict=True)
+    score = [share * v - (1 - share) * s for v, s in pairs]
+    windows: dict[tuple[int, int], list[int]] = {}
+    for i, place in enumerate(seen.tokens.place[row].tolist()):
+        at = divmod(place, seen.grid.columns)
+        windows.setdefault((at[0] // method.window, at[1] // method.window), []).append(i)
+    for members in windows.values():
+        top = max(members, key=lambda i: (score[i], -i))
+        score[top] *= 2 if score[top] > 0 else 0.5
+    gone = sorted(range(n), key=lambda i: (-score[i], -i))[: n - keep]
+    kept = [i for i in range(n) if i not in gone]
+    total = {j: x[j].clone() for j in kept}
+    weight, sizes = dict.fromkeys(kept, 1.0), {j: size[j] for j in kept}
+    for i in gone:
+        row_of = torch.stack([attention[i, j] for j in kept])
+        cut = torch.quantile(row_of, method.quantile)
+        best = [j for j in kept if attention[i, j] >= cut]
+        whole = sum(float(attention[i, j]) for j in best)
+        for j in best:
+            alpha = float(attention[i, j]) / whole
+            total[j] += alpha * x[i]
+            weight[j] += alpha
+            sizes[j] += alpha * size[i]
+    places = seen.tokens.place[row].tolist()
+    return {places[j]: (total[j] / weight[j], sizes[j]) for j in kept}
+
+
+def ficoco_seen(rows: int, columns: int, *, has_class: bool, gone: int = 0) -> Seen:
+    """With `gone` places left before, others in each row."""
+    n = rows * columns - gone
+    seen = looked_at(2, n, seed=n, has_class=has_class)
+    place = drawn(2, rows * columns, seed=3).argsort(dim=1)[:, :n].sort(dim=1).values
+    tokens = Tokens(seen.tokens.x, 1 + drawn(2, n, seed=4).abs(), place)
+    return Seen(tokens, seen.metric, Layout(1, rows, columns), evidence=seen.evidence)
+
+
+@pytest.mark.parametrize("has_class", [False, True])
+@pytest.mark.parametrize("gone", [0, 4])
+@pytest.mark.parametrize(
+    ("rows", "columns", "keep", "quantile"),
+    [(6, 6, 11, 0.998), (5, 7, 30, 0.9), (3, 3, 1, 0.998), (1, 9, 4, 0.5), (7, 2, 9, 0.0)],
+)
+def test_ficoco_equals_the_slow_form(
+    rows: int, columns: int, keep: int, quantile: float, gone: int, has_class: bool
+) -> None:
+    seen = ficoco_seen(rows, columns, has_class=has_class, gone=gone)
+    method = FiCoCoV(quantile=quantile)
+    ours = reduce(method, seen, keep)
+    for row in range(2):
+        want = slow_ficoco(seen, row, keep, method)
+        assert ours.place[row].tolist() == list(want)
+        close(ours.x[row], torch.stack([x for x, _ in want.values()]))
+        close(ours.size[row], torch.tensor([size for _, size in want.values()]))
+
+
+def test_ficoco_reads_the_same_inside_the_encoder() -> None:
+    """Of a layer's queries and keys, class token first."""
+    attention = Attention(drawn(2, 3, 17, 5), drawn(2, 3, 17, 5, seed=1), 0.4, causal=False)
+    x = drawn(2, 16, 12, seed=2)
+    metric = attention.k[:, :, 1:].mean(dim=1)
+    seen = Seen(Tokens.fresh(x), metric, Layout(1, 4, 4), torch.arange(1, 17), attention)
+    ours = reduce(FiCoCoV(), seen, 6)
+    weights = (attention.q @ attention.k.transpose(2, 3) * 0.4).softmax(dim=-1).mean(dim=1)
+    evidence = Evidence(
+        weights[:, 0, 1:], attention.k[:, :, 1:].transpose(1, 2), weights[:, 1:, 1:], True
+    )
+    after = Seen(Tokens.fresh(x), metric, Layout(1, 4, 4), evidence=evidence)
+    for row in range(2):
+        want = slow_ficoco(after, row, 6, FiCoCoV())
+        assert ours.place[row].tolist() == list(want)
+        close(ours.x[row], torch.stack([value for value, _ in want.values()]))
+
+
+def test_ficoco_penalty_spreads_what_goes() -> None:
+    """Four equally redundant patches in one corner: one of a window goes before the next."""
+    pairs = torch.full((1, 16, 16), 1.0)
+    pairs[:, :, [0, 1, 4, 5]] = 10.0
+    pairs[:, :, [2, 3, 6, 7]] = 9.0
+    evidence = Evidence(torch.full((1, 16), 1 / 16), drawn(1, 16, 1, 4), pairs, has_class=True)
+    seen = Seen(Tokens.fresh(drawn(1, 16, 8)), drawn(1, 16, 4), Layout(1, 4, 4), evidence=evidence)
+    assert FiCoCoV(1.0, window=2).filter(seen, 14).drop[0].tolist() == [0, 2]
+    assert FiCoCoV(1.0, window=1).filter(seen, 14).drop[0].tolist() == [4, 5]
+
+
+@pytest.mark.parametrize(("kept", "targets"), [(1, 1), (500, 1), (501, 2), (1568, 4), (6272, 13)])
+def test_targets_of_the_quantile(kept: int, targets: int) -> None:
+    assert targets_of_quantile(0.998, kept) == targets
+
+
+# Pooling
+
+
+@given(rows=st.integers(1, 15), columns=st.integers(1, 15), data=st.data())
+def test_pooling_cells_are_rectangles_that_fill_the_grid(
+    rows: int, columns: int, data: st.DataObject
+) -> None:
+    keep = data.draw(st.integers(1, rows * columns))
+    cell, middle = cells(rows, columns, keep)
+    assert sorted(set(cell)) == list(range(keep))
+    assert middle == sorted(middle)
+    for index, place in enumerate(middle):
+        assert cell[place] == index
+        inside_it = [divmod(i, columns) for i, one in enumerate(cell) if one == index]
+        high = {row for row, _ in inside_it}
+        wide = {column for _, column in inside_it}
+        assert len(inside_it) == len(high) * len(wide)
+        assert max(high) - min(high) < len(high)
+        assert max(wide) - min(wide) < len(wide)
+
+
+def test_pooling_at_whole_factors_is_average_pooling() -> None:
+    x = drawn(2, 144, 5)
+    for keep, side in ((36, 2), (16, 3), (9, 4)):
+        ours = reduce(Pooling(), Seen(Tokens.fresh(x), x, Layout(1, 12, 12)), keep)
+        square = x.view(2, 12, 12, 5).permute(0, 3, 1, 2)
+        close(ours.x, avg_pool2d(square, side).flatten(2).transpose(1, 2))
+        assert (ours.size == side * side).all()
+
+
+@given(n=st.integers(2, 60), data=st.data())
+@settings(max_examples=30)
+def test_pooling_means_each_cell_whatever_has_left(n: int, data: st.DataObject) -> None:
+    """A grid of which n places are left: runs of neighbours."""
+    keep = data.draw(st.integers(1, n - 1))
+    x = drawn(1, n, 3, seed=n)
+    place = drawn(1, 64, seed=n).argsort(dim=1)[:, :n].sort(dim=1).values
+    seen = Seen(Tokens(x, torch.ones(1, n), place), x, Layout(1, 8, 8))
+    ours = reduce(Pooling(), seen, keep)
+    bounds = [i * n // keep for i in range(keep + 1)]
+    want = torch.stack([x[0, a:b].mean(dim=0) for a, b in pairwise(bounds)])
+    close(ours.x[0], want)
+    assert float(ours.size.sum()) == n
+
+
+# All
+
+
+@given(
+    name=st.sampled_from(
+        ["tome", "evit", "prumerge", "prumerge+", "visionzip", "ficoco-v", "pooling"]
+    ),
+    n=st.integers(2, 40),
+    data=st.data(),
+)
+@settings(max_examples=60)
+def test_any_count_is_met_and_no_patch_is_lost(name: str, n: int, data: st.DataObject) -> None:
+    keep = data.draw(st.integers(1, n - 1))
+    method = PruMerge(plus=True) if name == "prumerge+" else METHODS[name]()
+    ours = reduce(method, looked_at(2, n, seed=n), keep)
+    assert ours.count == keep
+    assert (ours.place.diff(dim=1) > 0).all()
+    assert torch.isfinite(ours.x).all()
+    if not (name == "visionzip" and keep < 4):  # those have no contextual token
+        close(ours.size.sum(dim=1), torch.full((2,), float(n)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (FiCoCoV, {"balance": 1.5}, "balance 1.5"),
+        (FiCoCoV, {"quantile": -0.1}, "quantile -0.1"),
+        (FiCoCoV, {"window": 0}, "window 0"),
+        (VisionZip, {"contextual": 2.0}, r"contextual 2\.0"),
+        (PruMerge, {"neighbours": 0}, "neighbours 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(kind: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**options)

@@ -11,10 +11,14 @@ from tokenreduce.methods.aim_prune import AimPrune
 from tokenreduce.methods.controls import Random, Uniform
 from tokenreduce.methods.evit import EViT
 from tokenreduce.methods.fastv import FastV
+from tokenreduce.methods.ficoco_v import FiCoCoV
 from tokenreduce.methods.framefusion import FrameFusion
+from tokenreduce.methods.pooling import Pooling
+from tokenreduce.methods.prumerge import PruMerge
 from tokenreduce.methods.pyramid_drop import PyramidDrop
 from tokenreduce.methods.tome import ToMe
 from tokenreduce.methods.vidcom2 import VidCom2
+from tokenreduce.methods.visionzip import VisionZip
 from tokenreduce.paradigm import Method
 
 METHODS: dict[str, type[Method]] = {
@@ -22,6 +26,10 @@ METHODS: dict[str, type[Method]] = {
     "aim-prune": AimPrune,
     "tome": ToMe,
     "evit": EViT,
+    "prumerge": PruMerge,
+    "visionzip": VisionZip,
+    "ficoco-v": FiCoCoV,
+    "pooling": Pooling,
     "uniform": Uniform,
     "random": Random,
     "fastv": FastV,
