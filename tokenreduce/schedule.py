@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
-from math import ceil, floor
+from math import ceil
 from typing import Protocol
 
 
@@ -92,11 +92,11 @@ class Once:
 
 @dataclass(frozen=True)
 class Even:
-    """Equal steps: from the layer at `first` of the depth to that before `last`, `keep` is left.
+    """Equal steps between `first` and `last` of the depth, down to a share `keep`.
 
     The schedules of ToMe and of FiCoCo: the same number of tokens leaves every layer of a range.
-    With l1 = floor(first * depth) and l2 = ceil(last * depth), layer i in [l1, l2) leaves
-    ceil(V (1 - (1 - keep)(i + 1 - l1) / (l2 - l1))), and never less than floor(V keep).
+    With l1 = first * depth and l2 = last * depth, not rounded, layer i leaves
+    ceil(V (1 - (1 - keep) clip((i + 1 - l1) / (l2 - l1), 0, 1))), and floor(V keep) at the end.
     """
 
     first: Fraction = Fraction(0)
@@ -112,14 +112,19 @@ class Even:
             raise ValueError(f"keep {self.keep}: a share kept, from 0 to 1")
 
     def kept(self, layer: int, depth: int, visual: int, /) -> int:
-        start, stop = floor(self.first * depth), ceil(self.last * depth)
-        done = Fraction(min(max(layer + 1 - start, 0), stop - start), stop - start)
+        first, last = self.first * depth, self.last * depth
+        done = min(max((layer + 1 - first) / (last - first), Fraction(0)), Fraction(1))
         if done == 1:
             return int(visual * self.keep)
         return ceil(visual * (1 - (1 - self.keep) * done))
 
     def eased(self, ease: Fraction, /) -> Schedule:
-        return replace(self, keep=ease)
+        """Below one half the steps get larger and end in nothing earlier; above it they get
+        smaller and leave more."""
+        if 2 * ease >= 1:
+            return Even(self.first, Fraction(1), 2 * ease - 1)
+        share = max(2 * ease, Fraction(1, 1 << 24))
+        return Even(self.first, self.first + (1 - self.first) * share, Fraction(0))
 
 
 @dataclass(frozen=True)
@@ -150,10 +155,48 @@ class Steps:
         return replace(self, keep=ease)
 
 
+@dataclass(frozen=True)
+class Levels:
+    """A share keep[i] of the tokens at the start leaves the layer at after[i] of the depth and
+    those up to the next: SparseVLM's counts a layer (arXiv 2410.04417).
+
+    On a shallow model several of them may fall on one layer; the last of them holds.
+    """
+
+    after: tuple[Fraction, ...]
+    keep: tuple[Fraction, ...]
+
+    def __post_init__(self) -> None:
+        ascending = all(a < b for a, b in pairwise(self.after))
+        if not self.after or not ascending or not self.after[0] >= 0 or not self.after[-1] < 1:
+            raise ValueError(
+                f"after {', '.join(map(str, self.after)) or 'nothing'}: rising shares of the "
+                "depth, at least 0 and below 1"
+            )
+        if len(self.keep) != len(self.after):
+            raise ValueError(
+                f"{len(self.keep)} shares to keep after {len(self.after)} layers: one share each"
+            )
+        falling = (Fraction(1), *self.keep, Fraction(0))
+        if not all(a >= b for a, b in pairwise(falling)):
+            raise ValueError(f"keep {', '.join(map(str, self.keep))}: falling shares, from 1 to 0")
+
+    def kept(self, layer: int, depth: int, visual: int, /) -> int:
+        level = sum(layer >= int(share * depth) for share in self.after)
+        return int(visual * self.keep[level - 1]) if level else visual
+
+    def eased(self, ease: Fraction, /) -> Levels:
+        """At ease 1/2 its own shares; below, in proportion to the ease; above, ever nearer to 1."""
+        if 2 * ease <= 1:
+            return replace(self, keep=tuple(share * 2 * ease for share in self.keep))
+        return replace(self, keep=tuple(1 - (1 - share) * (2 - 2 * ease) for share in self.keep))
+
+
 SCHEDULES: dict[str, type[Schedule]] = {
     "full": Full,
     "ramp": Ramp,
     "once": Once,
     "even": Even,
     "steps": Steps,
+    "levels": Levels,
 }

@@ -167,7 +167,10 @@ MISTAKES = {
     "schedule": (
         '"ramp"',
         '"rampe"',
-        [".stage[1].schedule.name: no schedule 'rampe'; there are: even, full, once, ramp, steps"],
+        [
+            ".stage[1].schedule.name: no schedule 'rampe'; "
+            "there are: even, full, levels, once, ramp, steps"
+        ],
     ),
     "schedule before the LLM": (
         '"aim-merge" }',

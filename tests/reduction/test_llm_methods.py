@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch import Tensor
 from tokenreduce.budget import Layout
 from tokenreduce.methods.fastv import FastV
 from tokenreduce.methods.pyramid_drop import PyramidDrop
-from tokenreduce.paradigm import reduce
+from tokenreduce.methods.sparsevlm import SparseVLM, by_rating, centres, raters
+from tokenreduce.paradigm import choose, reduce
+from tokenreduce.schedule import Levels
 from tokenreduce.seen import Seen
 from tokenreduce.tokens import Attention, Tokens
 
@@ -28,6 +31,7 @@ def golden(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 FASTV, FASTV_DATA = golden("fastv")
 PDROP, PDROP_DATA = golden("pyramiddrop")
+SPARSE, SPARSE_DATA = golden("sparsevlm")
 
 
 def seen(x: Tensor, visual: Tensor, q: Tensor, k: Tensor, **more: Any) -> Seen:
@@ -68,3 +72,111 @@ def test_usual_schedules_are_the_papers() -> None:
         assert [fastv.kept(layer, depth, 575) for layer in range(4)] == [575, 287, 287, 287]
     left = [stages.kept(layer, 32, 577) for layer in (7, 8, 15, 16, 23, 24)]
     assert left == [577, 288, 288, 144, 144, 72]
+
+
+def sparse_case(case: str) -> tuple[dict[str, Tensor], Seen]:
+    """The case's numbers, and what the method sees, with the features that are clustered."""
+    data = {key.split("/")[1]: t for key, t in SPARSE_DATA.items() if key.startswith(f"{case}/")}
+    visual, length = data["visual"], data["q"].shape[2]
+    entered = torch.zeros(length, data["visual_x"].shape[1])
+    entered[visual] = data["visual_x"]
+    entered[int(visual[-1]) + 1 :] = data["text_x"]
+    return data, seen(data["x"], visual, data["q"], data["k"], entered=lambda: entered)
+
+
+@pytest.mark.parametrize(
+    "case",
+    # Where the official cluster is of one token, all are left: nothing for us to do.
+    [name for name, it in sorted(SPARSE["cases"].items()) if it["total"] < it["n"]],
+)
+def test_sparsevlm_rates_keeps_and_recycles_as_the_official_code(case: str) -> None:
+    about = SPARSE["cases"][case]
+    data, before = sparse_case(case)
+    after_image = int(data["visual"][-1]) + 1
+    assert (raters(before) - after_image).tolist() == sorted(data["raters"].tolist())
+    attention, visual = before.need_attention()
+    score = attention.received(raters(before))[0, visual]
+    torch.testing.assert_close(score, data["score"].float(), rtol=1e-5, atol=1e-7)
+
+    method, total = SparseVLM(), about["total"]
+    assert method.counts(about["n"], total) == (about["kept"], about["recycled"])
+    ranked = by_rating(before)[0]
+    kept, recycled = ranked[: about["kept"]], ranked[about["kept"] :][: about["recycled"]]
+    assert sorted(kept.tolist()) == sorted(data["kept"].tolist())
+    assert sorted(recycled.tolist()) == data["recycled"].tolist()
+
+    after = reduce(method, before, total)
+    held = [place for place in after.place[0].tolist() if place not in set(kept.tolist())]
+    merged = {int(p): after.x[0, after.place[0] == p][0] for p in held}
+    assert torch.equal(after.x[0, torch.isin(after.place[0], kept)], data["x"][kept.sort().values])
+    if about["centres_comparable"]:
+        assert held == sorted(data["centres"].tolist())
+        official = dict(zip(data["centres"].tolist(), data["merged"], strict=True))
+        choice = choose(method, before, total)
+        went = choice.affinity.weight[0, :, 0] > 0
+        to = choice.split.keep[0, choice.affinity.target[0, went, 0]].tolist()
+        joined = dict(zip(choice.split.drop[0, went].tolist(), to, strict=True))
+        members = zip(data["recycled"].tolist(), data["centre_of"].tolist(), strict=True)
+        assert joined == {token: centre for token, centre in members if token != centre}
+    else:
+        official = dict(zip(held, data["merged"], strict=True))
+    for place, value in merged.items():
+        torch.testing.assert_close(value, official[place], rtol=1e-5, atol=1e-5)
+    assert after.size.sum() == about["kept"] + about["recycled"]
+
+
+def test_sparsevlm_counts_add_up_for_every_n_and_keep() -> None:
+    method = SparseVLM()
+    for n in (2, 3, 11, 40, 177):
+        for keep in range(1, n):
+            s, r = method.counts(n, keep)
+            official = s + int((int(0.3 * (n - s)) + 1) / 10) + 1
+            smallest = 1 + int((int(0.3 * (n - 1)) + 1) / 10) + 1
+            assert official == keep if keep >= smallest else s == 1
+            assert keep - s <= r <= n - s
+
+
+def test_sparsevlm_counts_of_the_paper() -> None:
+    """576 tokens to "192": 300, 200 and 110 by score, with the clusters 309, 204 and 113."""
+    method, usual = SparseVLM(), SparseVLM.usual
+    assert usual is not None
+    left = [usual.kept(layer, 32, 576) for layer in range(32)]
+    assert left == [576] * 2 + [309] * 4 + [204] * 9 + [113] * 17
+    assert [usual.kept(layer, 28, 576) for layer in (1, 2, 4, 5, 12, 13)] == [
+        576, 309, 309, 204, 204, 113,
+    ]  # fmt: skip
+    assert [method.counts(n, m)[0] for n, m in ((576, 309), (309, 204), (204, 113))] == [
+        300, 200, 110,
+    ]  # fmt: skip
+
+
+def test_all_text_after_the_image_rates_where_embeddings_are_unknown_or_alike() -> None:
+    data, before = sparse_case("small")
+    bare = seen(data["x"], data["visual"], data["q"], data["k"])
+    alike = torch.ones(data["q"].shape[2], 3)
+    every = list(range(int(data["visual"][-1]) + 1, data["q"].shape[2]))
+    assert raters(bare).tolist() == every
+    same = seen(data["x"], data["visual"], data["q"], data["k"], entered=lambda: alike)
+    assert raters(same).shape[0] >= 1
+    assert len(raters(before)) < len(every)
+
+
+def test_one_cluster_is_centred_on_its_most_attended_token() -> None:
+    generator = torch.Generator().manual_seed(3)
+    assert centres(torch.randn(1, 9, 4, generator=generator), 1).tolist() == [[0]]
+
+
+def test_levels_hold_from_layer_to_layer_and_ease_both_ways() -> None:
+    levels = Levels((Fraction(0), Fraction(1, 2)), (Fraction(1, 2), Fraction(1, 4)))
+    assert [levels.kept(layer, 4, 100) for layer in range(4)] == [50, 50, 25, 25]
+    assert levels.eased(Fraction(1, 2)) == levels
+    eased = [levels.eased(Fraction(i, 8)) for i in range(9)]
+    assert [e.kept(3, 4, 1000) for e in (eased[0], eased[2], eased[8])] == [0, 125, 1000]
+    last = [e.kept(3, 4, 1000) for e in eased]
+    assert last == sorted(last)
+    with pytest.raises(ValueError, match="falling"):
+        Levels((Fraction(0), Fraction(1, 2)), (Fraction(1, 4), Fraction(1, 2)))
+    with pytest.raises(ValueError, match="one share each"):
+        Levels((Fraction(0),), (Fraction(1, 4), Fraction(1, 8)))
+    with pytest.raises(ValueError, match="rising"):
+        Levels((Fraction(1, 2), Fraction(1, 4)), (Fraction(1, 4), Fraction(1, 8)))
