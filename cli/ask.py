@@ -83,7 +83,7 @@ def ask(
 
 
 def _run(file: str, asked: str, chosen: dict[str, Chosen], *, as_json: bool, quiet: bool) -> None:
-    _calm_libraries(quiet=quiet)
+    calm_libraries(quiet=quiet)
     with Watch(quiet=quiet, stream=not as_json) as watch:
         # Here and not above: torch takes seconds to import, and --help must not wait for it.
         from tokenreduce.pipeline import answer
@@ -107,7 +107,7 @@ def _show(chosen: dict[str, Chosen], *, as_json: bool) -> None:
         render.columns(rows)
 
 
-def _calm_libraries(*, quiet: bool) -> None:
+def calm_libraries(*, quiet: bool) -> None:
     """Keeps the libraries' own chatter off stderr; what a user must know comes as an event."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

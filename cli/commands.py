@@ -10,8 +10,10 @@ from tokenreduce import __version__
 
 from . import render
 from .ask import ask
+from .compare import compare
 from .demo import demo
 from .front import OneLineErrors
+from .methods import methods
 
 app = typer.Typer(
     name="tokenreduce",
@@ -44,6 +46,7 @@ def main(
 
 
 app.command()(ask)
+app.command()(compare)
 app.add_typer(demo)
 
 
@@ -53,6 +56,7 @@ def print_version() -> None:
     _version(True)
 
 
+app.add_typer(methods)
 presets = typer.Typer(name="presets", invoke_without_command=True)
 app.add_typer(presets)
 

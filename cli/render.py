@@ -47,6 +47,12 @@ def json_object(value: Any) -> None:
     _put(json.dumps(value, ensure_ascii=True, allow_nan=False) + "\n")
 
 
+def raw(text: str) -> None:
+    """Lines on stdout for another program to read."""
+    _encodable()
+    _put(text)
+
+
 def columns(rows: Iterable[Sequence[str]]) -> None:
     """Rows on stdout, each column as wide as its widest cell; the last is wrapped on a terminal."""
     safe = [[escaped(cell) for cell in row] for row in rows]

@@ -48,9 +48,9 @@ def test_without_options_the_library_gets_its_own_defaults(run: Run, stubbed: St
 def test_every_option_reaches_the_library(run: Run, stubbed: Stubbed) -> None:
     calls = stubbed("answered")
     written = (
-        "--model demo --revision v1 --preset fast --budget 3000 --frames 128 --decoder decord "
-        "--seek keyframe --newlines none --no-time-text --device cuda:1 --dtype float16 "
-        "--quantize nf4 --max-new-tokens 32 --temperature 0.7 --seed 11"
+        "--model demo --revision v1 --preset fast --method fastv --budget 3000 --frames 128 "
+        "--decoder decord --seek keyframe --newlines none --no-time-text --device cuda:1 "
+        "--dtype float16 --quantize nf4 --max-new-tokens 32 --temperature 0.7 --seed 11"
     )
     assert run("ask", "a.mp4", "What?", *written.split()).exit_code == 0
     (call,) = calls
@@ -60,6 +60,8 @@ def test_every_option_reaches_the_library(run: Run, stubbed: Stubbed) -> None:
         "preset": "fast",
         "budget": 3000,
         "keep": None,
+        "mean_budget": None,
+        "method": "fastv",
         "frames": 128,
         "decoder": "decord",
         "seek": "keyframe",
