@@ -16,7 +16,6 @@ from tokenreduce.methods.framefusion import FrameFusion
 from tokenreduce.methods.pooling import Pooling
 from tokenreduce.methods.prumerge import PruMerge
 from tokenreduce.methods.pyramid_drop import PyramidDrop
-from tokenreduce.methods.sparsevlm import SparseVLM
 from tokenreduce.methods.tome import ToMe
 from tokenreduce.methods.vidcom2 import VidCom2
 from tokenreduce.methods.visionzip import VisionZip
@@ -37,5 +36,4 @@ METHODS: dict[str, type[Method]] = {
     "pyramid-drop": PyramidDrop,
     "framefusion": FrameFusion,
     "vidcom2": VidCom2,
-    "sparsevlm": SparseVLM,
 }
