@@ -11,11 +11,13 @@ from tokenreduce.methods.aim_prune import AimPrune
 from tokenreduce.methods.controls import Random, Uniform
 from tokenreduce.methods.evit import EViT
 from tokenreduce.methods.fastv import FastV
+from tokenreduce.methods.ficoco_l import FiCoCoL
 from tokenreduce.methods.ficoco_v import FiCoCoV
 from tokenreduce.methods.framefusion import FrameFusion
 from tokenreduce.methods.pooling import Pooling
 from tokenreduce.methods.prumerge import PruMerge
 from tokenreduce.methods.pyramid_drop import PyramidDrop
+from tokenreduce.methods.sparsevlm import SparseVLM
 from tokenreduce.methods.tome import ToMe
 from tokenreduce.methods.vidcom2 import VidCom2
 from tokenreduce.methods.visionzip import VisionZip
@@ -34,6 +36,8 @@ METHODS: dict[str, type[Method]] = {
     "random": Random,
     "fastv": FastV,
     "pyramid-drop": PyramidDrop,
+    "sparsevlm": SparseVLM,
+    "ficoco-l": FiCoCoL,
     "framefusion": FrameFusion,
     "vidcom2": VidCom2,
 }
