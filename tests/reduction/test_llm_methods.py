@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tokenreduce.budget import Layout
 from tokenreduce.methods.fastv import FastV
+from tokenreduce.methods.ficoco_l import FiCoCoL
 from tokenreduce.methods.pyramid_drop import PyramidDrop
 from tokenreduce.methods.sparsevlm import SparseVLM, by_rating, centres, raters
 from tokenreduce.paradigm import choose, reduce
@@ -180,3 +181,117 @@ def test_levels_hold_from_layer_to_layer_and_ease_both_ways() -> None:
         Levels((Fraction(0),), (Fraction(1, 4), Fraction(1, 8)))
     with pytest.raises(ValueError, match="rising"):
         Levels((Fraction(1, 2), Fraction(1, 4)), (Fraction(1, 4), Fraction(1, 8)))
+
+
+def drawn(n: int, prefix: int, text: int, seed: int, kv: int = 2) -> Seen:
+    """prefix text, n visual tokens of 6 channels, text; 4 heads that attend unevenly."""
+    generator = torch.Generator().manual_seed(seed)
+    length = prefix + n + text
+    q, k = (2 * torch.randn(1, h, length, 4, generator=generator) for h in (4, kv))
+    x = torch.randn(n, 6, generator=generator)
+    return seen(x, torch.arange(prefix, prefix + n), q, k)
+
+
+def slow_ficoco_l(
+    before: Seen, keep: int, beta: float, gamma: float, eps: float
+) -> tuple[list[int], Tensor]:
+    """The equations as they stand, one number after the other, in float64: kept, new features."""
+    attention, visual = before.need_attention()
+    n, length = visual.shape[0], attention.length
+    q, k = attention.q[0].double(), attention.k[0].double()
+    a = torch.zeros(length, length, dtype=torch.float64)
+    for head in range(4):
+        for row in range(length):
+            z = k[head * k.shape[0] // 4, : row + 1] @ q[head, row] * attention.scale
+            a[row, : row + 1] += z.softmax(0) / 4
+    at = visual.tolist()
+    tells = [t for t in range(length) if t > at[-1]]
+    score = [
+        beta * sum(a[at[j], at[i]] for j in range(n)) / n
+        - (1 - beta) * sum(a[t, at[i]] for t in tells) / len(tells)
+        for i in range(n)
+    ]
+    rank = sorted(range(n), key=lambda i: score[i])
+    kept, gone = sorted(rank[:keep]), sorted(rank[keep:])
+    x = before.tokens.x[0].double()
+    new, weight = {j: x[j].clone() for j in kept}, dict.fromkeys(kept, 1.0)
+    for i in gone:
+        related: Tensor = torch.stack(
+            [
+                gamma * a[at[max(i, j)], at[min(i, j)]]
+                + (1 - gamma) * sum(a[t, at[i]] * a[t, at[j]] for t in tells) / len(tells)
+                for j in kept
+            ]
+        )
+        chosen = related >= related.quantile(eps)
+        for j, c, take in zip(kept, related, chosen, strict=True):
+            if take:
+                alpha = float(c / related[chosen].sum())
+                new[j] += alpha * x[i]
+                weight[j] += alpha
+    return kept, torch.stack([new[j] / weight[j] for j in kept])
+
+
+@pytest.mark.parametrize(
+    ("n", "keep", "eps"), [(30, 12, 0.7), (23, 22, 0.998), (17, 1, 0.5), (40, 26, 0.8)]
+)
+@pytest.mark.parametrize("kv", [1, 4])
+def test_ficoco_l_is_its_equations(n: int, keep: int, eps: float, kv: int) -> None:
+    before = drawn(n, 3, 4, seed=n, kv=kv)
+    kept, x = slow_ficoco_l(before, keep, 0.6, 0.6, eps)
+    after = reduce(FiCoCoL(quantile=eps), before, keep)
+    assert after.place[0].tolist() == kept
+    torch.testing.assert_close(after.x[0].double(), x, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(after.size.sum(), torch.tensor(float(n)))
+    kept, x = slow_ficoco_l(before, keep, 0.1, 0.9, eps)
+    after = reduce(FiCoCoL(balance=0.1, direct=0.9, quantile=eps), before, keep)
+    assert after.place[0].tolist() == kept
+    torch.testing.assert_close(after.x[0].double(), x, rtol=1e-5, atol=1e-5)
+
+
+def test_ficoco_l_of_many_blocks_is_that_of_one() -> None:
+    """1100 tokens go in blocks of 137 rows; any other size gives the same."""
+    before = drawn(1100, 2, 5, seed=1)
+    split = FiCoCoL().filter(before, 700)
+    affinity = FiCoCoL().correlate(before, split)
+    attention, visual = before.need_attention()
+    a = attention.weights(torch.arange(attention.length)).mean(dim=1)[0]
+    told, image = a[1102:, visual], a[visual][:, visual]
+    image = image + image.tril(-1).T
+    strength = 0.6 * image + 0.4 * told.T @ told / 5
+    row = strength[split.drop[0]][:, split.keep[0]]
+    weight, target = row.topk(2, dim=1)
+    assert affinity.target.shape == (1, 400, 2)
+    assert (affinity.target[0] == target).float().mean() > 0.999  # but for ties
+    torch.testing.assert_close(
+        affinity.weight[0], weight / weight.sum(dim=1, keepdim=True), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("method", [FastV(), PyramidDrop(), SparseVLM(), FiCoCoL()])
+def test_none_may_be_left(method: Any) -> None:
+    after = reduce(method, drawn(20, 3, 4, seed=2), 0)
+    assert after.count == 0
+    assert after.x.shape == (1, 0, 6)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        (FiCoCoL, "balance"),
+        (FiCoCoL, "direct"),
+        (FiCoCoL, "quantile"),
+        (SparseVLM, "recycle"),
+        (SparseVLM, "clusters"),
+    ],
+)
+def test_a_share_is_from_0_to_1(method: Any, name: str) -> None:
+    for value in (-0.1, 1.5):
+        with pytest.raises(ValueError, match=name):
+            method(**{name: value})
+
+
+def test_sparsevlm_of_next_to_nothing_but_clusters() -> None:
+    method = SparseVLM(recycle=Fraction(1), clusters=Fraction(1))
+    for keep in (1, 2, 7, 19):
+        assert reduce(method, drawn(20, 3, 4, seed=2), keep).count == keep
