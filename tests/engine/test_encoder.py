@@ -185,10 +185,12 @@ def test_a_shape_is_brought_to_any_count(shape: Schedule, depth: int, n: int, ke
 
 
 def test_equal_steps_remove_what_the_formula_says() -> None:
-    """n - floor((n - keep) (i + 1 - l1) / (l2 - l1)), after the 12th of 23 layers."""
+    """n - floor((n - keep) (i + 1 - l1) / (l2 - l1)), over the last 12 of 24 layers and on 23."""
     schedule = ToCount(Even(Fraction(1, 2)), 64)
-    kept = [schedule.kept(i, 23, 576) for i in range(23)]
-    assert kept == [576] * 11 + [576 - (576 - 64) * j // 12 for j in range(1, 13)]
+    kept = [schedule.kept(i, 24, 576) for i in range(24)]
+    assert kept == [576] * 12 + [576 - 512 * j // 12 for j in range(1, 13)]
+    odd = [schedule.kept(i, 23, 576) for i in range(23)]
+    assert odd == [576] * 11 + [576 - 512 * (2 * j - 1) // 23 for j in range(1, 13)]
 
 
 def test_a_schedule_that_removes_nothing_reaches_no_count() -> None:

@@ -157,5 +157,5 @@ def test_a_section_leaves_out_what_equals_the_defaults_of_its_class() -> None:
 def test_every_family_says_what_it_is() -> None:
     assert family_of("x", VIDEO) is FAMILIES["llava"]
     with pytest.raises(ModelError) as caught:
-        family_of("x", {"model_type": "llava", "text_config": {}, "vision_config": {}})
+        family_of("x", {"model_type": "llava_next", "text_config": {}, "vision_config": {}})
     assert all(family.title in str(caught.value) for family in FAMILIES.values())

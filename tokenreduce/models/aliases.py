@@ -69,5 +69,19 @@ ALIASES: dict[str, Alias] = {
             _APACHE,
             "LLaVA-OneVision, Qwen2-7B, trained on up to 32 frames",
         ),
+        Alias(
+            "llava-1.5-7b",
+            "llava-hf/llava-1.5-7b-hf",
+            14_100_000_000,
+            "Llama 2 community licence (unverified)",
+            "LLaVA-1.5, Vicuna-7B: pictures, 576 tokens each",
+        ),
+        Alias(
+            "llava-1.5-13b",
+            "llava-hf/llava-1.5-13b-hf",
+            26_700_000_000,
+            "Llama 2 community licence (unverified)",
+            "LLaVA-1.5, Vicuna-13B: pictures, 576 tokens each",
+        ),
     )
 }

@@ -1,8 +1,12 @@
-"""The text around a video: LLaVA-Video's own prompt, and its tokens.
+"""The text around a video or pictures: each family's own prompt, and its tokens.
 
-The form is that of training, lmms-eval and the official demo (LLaVA-VL/LLaVA-NeXT, conversation
-"qwen_1_5"): ChatML, and a user message of `<image>`, the time instruction and the question, each
-on its own line. Knows nothing about pixels or features.
+A user message is `<image>`, the time instruction if there is one and the question, each on its own
+line. LLaVA-Video's form is that of training, lmms-eval and the official demo (LLaVA-VL/LLaVA-NeXT,
+conversation "qwen_1_5"): ChatML. LLaVA-1.5's is that of the chat template that comes with
+llava-hf/llava-1.5-7b-hf: no system message, which the original code's "vicuna_v1" has. That
+template has a line break after each picture; here several follow one another and one line break
+follows the last, so that the text does not depend on how many there are. Knows nothing about
+pixels or features.
 """
 
 from __future__ import annotations
@@ -20,8 +24,30 @@ IMAGE = "<image>"
 START, END = "<|im_start|>", "<|im_end|>"
 _TEXT_END = "<|endoftext|>"
 _SYSTEM = "You are a helpful assistant."
-_BEFORE = f"{START}system\n{_SYSTEM}{END}\n{START}user\n"
-_AFTER = f"{END}\n{START}assistant\n"
+
+
+@dataclass(frozen=True)
+class Template:
+    """What stands around a user's message.
+
+    before, after  may hold special tokens    joined  ordinary text, tokenized with the message
+    ends           tokens that end an answer, beside the tokenizer's own end of a text
+    always_bos     a BOS comes first, whether or not the tokenizer says so by itself
+    """
+
+    before: str
+    after: str
+    joined: str = ""
+    ends: tuple[str, ...] = ()
+    always_bos: bool = False
+
+
+QWEN = Template(
+    before=f"{START}system\n{_SYSTEM}{END}\n{START}user\n",
+    after=f"{END}\n{START}assistant\n",
+    ends=(END, _TEXT_END),
+)
+VICUNA = Template(before="USER: ", after="", joined=" ASSISTANT:", always_bos=True)
 
 
 def time_text(duration_seconds: float, frame_seconds: Sequence[float]) -> str:
@@ -43,9 +69,10 @@ def message(question: str, time: str | None) -> str:
     return f"\n{question}" if time is None else f"\n{time}\n{question}"
 
 
-def prompt_text(question: str, time: str | None) -> str:
+def prompt_text(question: str, time: str | None, template: Template = QWEN) -> str:
     """The whole prompt as text, for people and for tests; the tokens come from `Chat`."""
-    return f"{_BEFORE}{IMAGE}{message(question, time)}{_AFTER}"
+    said = message(question, time)
+    return f"{template.before}{IMAGE}{said}{template.joined}{template.after}"
 
 
 @dataclass(frozen=True)
@@ -53,16 +80,18 @@ class Chat:
     """Turns questions into tokens. What a user writes can never become a special token.
 
     tokenizer: of the checkpoint; START and END are one token each in all that `load_tokenizer`
-    accepts.
+    accepts for QWEN.
     """
 
     tokenizer: PreTrainedTokenizerBase
+    template: Template = QWEN
 
     @property
     def stops(self) -> tuple[int, ...]:
-        """Tokens that end an answer: the end of a turn and, as Qwen2's own settings say, that of
-        a text."""
-        texts = [END, *[name for name in (self.tokenizer.eos_token, _TEXT_END) if name]]
+        """Tokens that end an answer: for Qwen2 the end of a turn and, as its own settings say, that
+        of a text."""
+        eos = self.tokenizer.eos_token
+        texts = [*self.template.ends[:1], *([eos] if eos else []), *self.template.ends[1:]]
         ids = [self._template(name) for name in texts]
         return tuple(dict.fromkeys(one[0] for one in ids if len(one) == 1))
 
@@ -76,8 +105,10 @@ class Chat:
     def pieces(self, question: str, time: str | None) -> tuple[list[int], list[int]]:
         """Token ids before and after the visual tokens, as upstream makes them: the text is split
         at `<image>`, the pieces are tokenized apart, and a BOS, if any, is kept once."""
-        before = self._bos + self._template(_BEFORE)
-        return before, self.plain(message(question, time)) + self._template(_AFTER)
+        template = self.template
+        before = self._bos + self._template(template.before)
+        said = self.plain(message(question, time) + template.joined)
+        return before, said + (self._template(template.after) if template.after else [])
 
     def plain(self, text: str) -> list[int]:
         """Token ids of `text` as nothing but text: special tokens written out in it are cut up.
@@ -121,7 +152,10 @@ class Chat:
     @cached_property
     def _bos(self) -> list[int]:
         bos = self.tokenizer.bos_token_id
-        return [bos] if bos is not None and self.tokenizer("a")["input_ids"][0] == bos else []
+        if bos is None:
+            return []
+        wanted = self.template.always_bos or self.tokenizer("a")["input_ids"][0] == bos
+        return [bos] if wanted else []
 
 
 # Letters, or signs beyond ASCII; digits and punctuation belong to no language.

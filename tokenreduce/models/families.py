@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tokenreduce.errors import ModelError
-from tokenreduce.models import llava_config
+from tokenreduce.models import llava15_config, llava_config
 from tokenreduce.models.fields import Config
 from tokenreduce.models.spec import ModelSpec
 
@@ -34,6 +34,12 @@ FAMILIES: dict[str, Family] = {
         llava_config.describes,
         llava_config.read_spec,
         "tokenreduce.models.llava_video",
+    ),
+    "llava15": Family(
+        llava15_config.TITLE,
+        llava15_config.describes,
+        llava15_config.read_spec,
+        "tokenreduce.models.llava15",
     ),
 }
 

@@ -15,12 +15,14 @@ from tokenreduce.models.spec import ModelSpec
 from tokenreduce.models.weights import quiet
 
 
-def load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    folder: Path, spec: ModelSpec, needed: tuple[str, ...] = (START, END), chat: str = "Qwen"
+) -> PreTrainedTokenizerBase:
     """From tokenizer.json, or from vocab.json and merges.txt, which older Qwen2 checkpoints hold.
 
     The class is chosen here and not by tokenizer_config.json, which may ask for remote code.
     Raises ModelError if the files are damaged, name more tokens than the model has embeddings, or
-    lack the tokens that begin and end a turn.
+    lack a token that `chat` models need: here those that begin and end a turn.
     """
     whole = (folder / "tokenizer.json").exists()
     kind = PreTrainedTokenizerFast if whole else Qwen2Tokenizer
@@ -38,10 +40,10 @@ def load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
             f"{spec.name}: its tokenizer has {len(tokenizer)} tokens and its config.json "
             f"vocab_size {spec.text.vocab}; the files do not belong together"
         )
-    for token in (START, END):
+    for token in needed:
         if token not in tokenizer.get_added_vocab():
             raise ModelError(
                 f"{spec.name}: its tokenizer has no token {token}; its files do not belong to a "
-                "Qwen chat model"
+                f"{chat} chat model"
             )
     return tokenizer

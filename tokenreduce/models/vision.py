@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
+from tokenreduce.budget import Layout
+from tokenreduce.engine.encoder import ToCount, run
+from tokenreduce.engine.types import Prune
+from tokenreduce.models.evidence import attention_of, shown_by
 from tokenreduce.models.spec import ModelSpec
+from tokenreduce.paradigm import Method
+from tokenreduce.schedule import Schedule
+from tokenreduce.seen import Evidence, Need
+from tokenreduce.tokens import Tokens
 
 
 def pixel_values(frames: Tensor, spec: ModelSpec) -> Tensor:
@@ -24,3 +35,63 @@ def pixel_values(frames: Tensor, spec: ModelSpec) -> Tensor:
     tables = ((byte - mean) / std).to(frames.device)
     planes = [tables[c][frames[..., c].int()] for c in range(3)]
     return torch.stack(planes, dim=1)
+
+
+def batches(frames: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    """The frames (f, S, S, 3) in batches of a fixed size, because float sums depend on it."""
+    return torch.split(frames, 4 if device.type == "cpu" else 16)
+
+
+@dataclass(frozen=True)
+class Within:
+    """One reduction between the layers of a tower: exactly `keep` patches of each frame are left.
+
+    schedule      its shape alone counts, see `engine.encoder.ToCount`
+    proportional  attention counts merged tokens by their size, as ToMe does
+    """
+
+    method: Method
+    schedule: Schedule
+    keep: int
+    seed: int = 0
+    proportional: bool = False
+
+
+def reduce_within(
+    layers: Sequence[nn.Module],
+    hidden: Tensor,
+    within: Within,
+    needs: frozenset[Need],
+    spec: ModelSpec,
+) -> tuple[Tokens, Evidence]:
+    """What enters the first layer, (f, classes + patches, width), through all of them.
+
+    Gives (f, keep, width), the class token left out, places in raster order of the unpooled grid,
+    and what the last layer showed of these tokens.
+    """
+    vision = spec.vision
+    stage = Prune(within.method, ToCount(within.schedule, within.keep))
+    out = run(
+        layers,
+        hidden,
+        vision.classes,
+        (stage,),
+        Layout(1, vision.side, vision.side),
+        attention_of,
+        seed=within.seed,
+        proportional=within.proportional,
+    )
+    if not needs:
+        return out.tokens, Evidence()
+    shown = shown_by(attention_of(layers[-1], out.shown), vision.classes, needs)
+    at = torch.searchsorted(out.entered.place.contiguous(), out.tokens.place.contiguous())
+    return out.tokens, shown.take(at)
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """The rows of all parts after each other."""
+    return Tokens(
+        torch.cat([part.x for part in parts]),
+        torch.cat([part.size for part in parts]),
+        torch.cat([part.place for part in parts]),
+    )
