@@ -12,17 +12,20 @@ no time.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import multiprocessing
-import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from benchmarks import record
+from benchmarks import asking, record
+from benchmarks.asking import Asking, Cell, by_cell
+from tokenreduce.demo import questions
+from tokenreduce.demo.score import Row, share
+from tokenreduce.methods import METHODS
+from tokenreduce.plan import Overrides
+from tokenreduce.preset import Preset, Stage, VideoSettings
+from tokenreduce.schedule import SCHEDULES
 
 SEED = 90_210  # of the clip sets; training draws from other keys
 FULL = Fraction(1)
@@ -83,141 +86,31 @@ def settings() -> Iterator[Setting]:
         )
 
 
+def cells() -> list[Cell]:
+    return [cell(setting) for setting in settings()]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=88)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", default="", help="settings whose name contains this")
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--work", type=Path, help="default: by the digest of the weights")
+    parser = asking.arguments(argparse.ArgumentParser(description=__doc__), 88)
     parser.add_argument("--name", default="demo_accuracy")
     options = parser.parse_args()
-    weights = identity(options.model)
-    options.work = options.work or Path("runs") / f"accuracy-{weights['sha256'][:12]}"
-    context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=work, args=(job, options.jobs, options))
-        for job in range(options.jobs)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    if any(worker.exitcode for worker in workers):
-        raise SystemExit("a worker failed; what it had finished is kept")
-    found = {"weights": weights, **summary(options)}
+    weights = asking.identity(options.model)
+    work = options.work or Path("runs") / f"accuracy-{weights['sha256'][:12]}"
+    about = Asking(SEED, options.clips, options.jobs, options.only, options.model, work)
+    asking.run(cells, about)
+    found = {"weights": weights, **summary(about)}
     path = record.write(options.name, found, {"clips": options.clips, "model": options.model})
     print(path)
 
 
-def work(job: int, jobs: int, options: argparse.Namespace) -> None:
-    """Every jobs-th clip, all settings; rows appended clip by clip."""
-    import torch
-
-    from tokenreduce.models.load import load
-    from tokenreduce.video.decoder import Decoder
-
-    torch.set_num_threads(1)
-    model = load(options.model, device="cpu")
-    chosen = [s for s in settings() if options.only in s.name]
-    options.work.mkdir(parents=True, exist_ok=True)
-    done = {(row["setting"], row["index"]) for row in rows(options.work)}
-    out = options.work / f"rows-{os.getpid()}.jsonl"
-    with Decoder() as decoder, out.open("a") as file:
-        for index in range(job, options.clips, jobs):
-            left = [
-                s
-                for s in chosen
-                if (s.name, index) not in done and index < (s.clips or options.clips)
-            ]
-            for line in ask(decoder, model, index, left, options.work):
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-
-
-def ask(
-    decoder: Any, model: Any, index: int, left: list[Setting], folder: Path
-) -> Iterator[dict[str, Any]]:
-    """Answers of one clip, setting by setting, features shared per frame count and quality."""
-    from tokenreduce import viewing
-    from tokenreduce.clock import Clock
-    from tokenreduce.demo import clips, questions
-    from tokenreduce.demo.score import matches
-    from tokenreduce.pipeline import reply
-    from tokenreduce.plan import Overrides, settle
-
-    encoded: dict[tuple[int, int], viewing.Encoded] = {}
-    scene, rate, asked = clips.draw(SEED, index)
-    for setting in left:
-        over = Overrides(budget=setting.budget, frames=setting.frames, time_text=setting.time_text)
-        plan = settle(preset(setting), model.spec, over, sampling())
-        key = (setting.frames, setting.crf)
-        if key not in encoded:
-            path = folder / f"clip-{index:03d}-{setting.crf}.mp4"
-            if not path.exists():
-                clips.write(path, scene, rate, crf=setting.crf)
-            probe = decoder.probe(path)
-            encoded[key] = viewing.encode(decoder, model, probe, plan, Clock())
-        clock = Clock()
-        viewed = viewing.merge(model, encoded[key], plan, clock)
-        answers = []
-        for question in asked:
-            given = reply(model, viewed, question.text, plan, clock)
-            answers.append(
-                {
-                    "kind": question.kind,
-                    "correct": matches(given.answer, question.answer),
-                    "answerable": questions.answerable(scene, question, viewed.frame_seconds),
-                }
-            )
-        mean = sum(given.tokens.per_layer) / len(given.tokens.per_layer) if answers else 0
-        yield {
-            "setting": setting.name,
-            "index": index,
-            "tokens": viewed.visual.count,
-            "mean_tokens": mean,
-            "answers": answers,
-        }
-    for path in folder.glob(f"clip-{index:03d}-*.mp4"):
-        path.unlink()
-
-
-def identity(model: str) -> dict[str, Any]:
-    """Which weights and which world: a figure means nothing without them."""
-    from tokenreduce.models.files import CONFIG, read_json, weight_files
-    from tokenreduce.models.locate import config_folder, resolve
-
-    folder = config_folder(resolve(model))
-    config = read_json(folder / CONFIG, model)
-    digest = hashlib.sha256()
-    for path in weight_files(folder, model):
-        digest.update(path.read_bytes())
-    return {
-        "model": model,
-        "sha256": digest.hexdigest(),
-        "checkpoint_version": config.get("checkpoint_version"),
-        "world_version": config.get("world_version"),
-    }
-
-
-def sampling() -> Any:
-    from tokenreduce.models.base import Sampling
-
-    return Sampling(max_new_tokens=8)
-
-
-def preset(setting: Setting) -> Any:
-    from tokenreduce.methods import METHODS
-    from tokenreduce.preset import Preset, Stage, VideoSettings
-    from tokenreduce.schedule import SCHEDULES
-
+def cell(setting: Setting) -> Cell:
     stages = []
     if setting.method is not None:
         stages.append(Stage("frames", METHODS[setting.method]()))
     if setting.at_llm is not None:
         name, schedule, numbers = setting.at_llm
         stages.append(Stage("llm", METHODS[name](), SCHEDULES[schedule](*numbers)))
-    return Preset(
+    chosen = Preset(
         name=setting.name,
         summary="a setting of benchmarks/demo_accuracy.py",
         video=VideoSettings(FULL),
@@ -225,53 +118,52 @@ def preset(setting: Setting) -> Any:
         newlines=setting.newlines,  # type: ignore[arg-type]  # one of NewlineKeep, from above
         stage=tuple(stages),
     )
+    over = Overrides(budget=setting.budget, frames=setting.frames, time_text=setting.time_text)
+    return Cell(setting.name, chosen, over, setting.crf, setting.clips, {"frames": setting.frames})
 
 
-def rows(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(folder.glob("rows-*.jsonl")):
-        for line in path.read_text().splitlines():
-            yield json.loads(line)
-
-
-def summary(options: argparse.Namespace) -> dict[str, Any]:
+def summary(about: Asking) -> dict[str, Any]:
     """Accuracy of each setting over all clips asked for: everywhere, answerable, needles."""
-    from tokenreduce.demo import questions
-    from tokenreduce.demo.score import Row, share
-
-    by_setting: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in rows(options.work):
-        if row["index"] < options.clips:
-            by_setting.setdefault(row["setting"], {})[row["index"]] = row
-    found = {}
-    for setting in settings():
-        clips = by_setting.get(setting.name, {})
-        wanted = min(setting.clips or options.clips, options.clips)
-        clips = {index: row for index, row in clips.items() if index < wanted}
-        if len(clips) < wanted:
-            continue  # no figure from fewer clips than it says
-        flat = [
-            Row(str(i), a["kind"], "", "", "", a["correct"], a["answerable"])
-            for i, row in sorted(clips.items())
-            for a in row["answers"]
-        ]
-        found[setting.name] = {
-            "frames": setting.frames,
-            "clips": wanted,
-            "tokens": sum(r["tokens"] for r in clips.values()) / len(clips),
-            "mean_tokens_per_layer": sum(r["mean_tokens"] for r in clips.values()) / len(clips),
-            "all": asdict(share(tuple(flat))),
-            "answerable": asdict(share(tuple(r for r in flat if r.answerable))),
-            "needles": asdict(share(tuple(r for r in flat if r.kind in questions.NEEDLES))),
-            "by_kind": {
-                kind: asdict(share(tuple(r for r in flat if r.kind == kind)))
-                for kind in questions.KINDS
-            },
+    kept = by_cell(cells(), about)
+    found = {
+        each.name: {
+            **each.extra,
+            "clips": about.of(each),
+            **tokens_of(kept[each.name].values()),
+            **shares(kept[each.name]),
         }
+        for each in cells()
+        if each.name in kept
+    }
     return {
-        "clips": options.clips,
+        "clips": about.clips,
         "seed": SEED,
         "settings": found,
-        "checks": list(checks(by_setting, options.clips)),
+        "checks": list(checks(kept, about.clips)),
+    }
+
+
+def tokens_of(rows: Collection[dict[str, Any]]) -> dict[str, float]:
+    """Means over clips."""
+    return {
+        "tokens": sum(row["tokens"] for row in rows) / len(rows),
+        "mean_tokens_per_layer": sum(row["mean_tokens"] for row in rows) / len(rows),
+    }
+
+
+def shares(rows: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Right answers with standard errors over clips: all, answerable, needles, by kind."""
+    flat = [
+        Row(str(index), a["kind"], "", "", "", a["correct"], a["answerable"])
+        for index, row in rows.items()
+        for a in row["answers"]
+    ]
+    kinds = {kind: [r for r in flat if r.kind == kind] for kind in questions.KINDS}
+    return {
+        "all": asdict(share(tuple(flat))),
+        "answerable": asdict(share(tuple(r for r in flat if r.answerable))),
+        "needles": asdict(share(tuple(r for r in flat if r.kind in questions.NEEDLES))),
+        "by_kind": {kind: asdict(share(tuple(own))) for kind, own in kinds.items()},
     }
 
 
@@ -331,8 +223,6 @@ def checks(
     by_setting: dict[str, dict[int, dict[str, Any]]], clips: int
 ) -> Iterator[dict[str, Any]]:
     """Each check's mean difference, paired by question, with its standard error over clips."""
-    from tokenreduce.demo import questions
-
     for check in CHECKS:
         one, other = by_setting.get(check.first, {}), by_setting.get(check.second, {})
         if any(index not in one or index not in other for index in range(clips)):

@@ -1,0 +1,174 @@
+"""Every method and control side by side at equal mean visual tokens a layer of the LLM.
+
+    python -m benchmarks.accuracy                        # the whole grid, resumable, hours
+    python -m benchmarks.accuracy --questions 200        # a look
+    python -m benchmarks.accuracy --only fastv --set selection
+
+The embedded demo model answers held-out questions through the real pipeline, greedily and without
+the time sentence (which makes no difference at 16 frames, see docs/demo-model.md, and halves the
+work). A share of 25 % is a mean over layers of a quarter of the raw tokens, wherever a method
+removes them. Clips of --set report are those that figures quote; --set selection is for trying
+things out. Intervals are 95 %, clips resampled; differences are paired by question.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import asking, record
+from benchmarks.asking import Asking, Cell, by_cell
+from tokenreduce.demo import questions
+from tokenreduce.models.locate import read_spec
+from tokenreduce.plan import Overrides
+from tokenreduce.preset import load_preset
+from tokenreduce.recipes import recipe_names
+
+SEEDS = {"report": 90_210, "selection": 31_415}
+PER_CLIP = 14.9  # questions of a clip, on average
+SHARES = (0.5, 0.25, 0.11, 0.056, 0.028)
+OTHER_FRAMES = (8, 32, 64)
+EVERYWHERE = ("aim", "random", "uniform", "pooling")
+PARTS = ("aim-merge", "aim-prune")  # of "aim"; measured by themselves at 16 frames only
+DRAWS = 1000
+
+
+def cells(model: str = "demo") -> list[Cell]:
+    """The grid, the cheapest and most telling first."""
+    names = [name for name in recipe_names() if name != "none"]
+    grid = [(16, share, name) for share in (*SHARES[1:], SHARES[0]) for name in names]
+    grid += [(n, share, name) for n in OTHER_FRAMES for share in SHARES for name in EVERYWHERE]
+    spec = read_spec(model)
+    found = [_cell("none", frames, 1.0, None) for frames in (16, *OTHER_FRAMES)]
+    for frames, share, name in grid:
+        found.append(_cell(name, frames, share, int(spec.layout(frames).available * share)))
+    return found
+
+
+def _cell(method: str, frames: int, share: float, mean: int | None) -> Cell:
+    over = Overrides(mean_budget=mean, method=method, frames=frames, time_text=False)
+    about = {"method": method, "frames": frames, "share": share, "mean_budget": mean}
+    return Cell(f"{method}/{frames}/{share:g}", load_preset("none"), over, extra=about)
+
+
+def main() -> None:
+    parser = asking.arguments(argparse.ArgumentParser(description=__doc__), 70)
+    parser.add_argument("--questions", type=int, help="at least so many, instead of --clips")
+    parser.add_argument("--set", choices=SEEDS, default="report", help="which clips (report)")
+    parser.add_argument("--name", default="accuracy", help="of the result (accuracy)")
+    parser.add_argument("--no-save", action="store_true", help="print a table only")
+    options = parser.parse_args()
+    weights = asking.identity(options.model)
+    clips = options.clips if options.questions is None else round(options.questions / PER_CLIP + 1)
+    work = options.work or Path("runs") / f"grid-{options.set}-{weights['sha256'][:12]}"
+    about = Asking(SEEDS[options.set], clips, options.jobs, options.only, options.model, work)
+    every = partial(cells, options.model)
+    asking.run(every, about)
+    kept = by_cell(every(), about)
+    found = result(every(), kept)
+    print(table(found))
+    if not options.no_save:
+        facts = {"clips": clips, "set": options.set, "seed": about.seed, "weights": weights}
+        print(record.write(options.name, {**facts, "cells": found}, {"model": options.model}))
+
+
+def result(every: Sequence[Cell], kept: Mapping[str, dict[int, Any]]) -> list[dict[str, Any]]:
+    """One entry a finished cell. refused: why a method cannot reach the share."""
+    found = []
+    for cell in every:
+        rows = kept.get(cell.name)
+        if rows is None:
+            continue
+        refused = next((row["refused"] for row in rows.values() if "refused" in row), None)
+        if refused is not None:
+            found.append({**cell.extra, "refused": refused})
+            continue
+        one = {**cell.extra, "tokens": _mean(rows, "tokens"), "mean": _mean(rows, "mean_tokens")}
+        one |= {"llm_flops": _mean(rows, "llm_flops"), **_figures(rows)}
+        for rival in ("random", "aim"):
+            other = kept.get(f"{rival}/{cell.extra['frames']}/{cell.extra['share']:g}")
+            if other is not None and cell.extra["method"] != rival:
+                one[f"over_{rival}"] = _difference(rows, other)
+                one[f"over_{rival}_on_needles"] = _difference(rows, other, needles=True)
+        found.append(one)
+    return found
+
+
+def _mean(rows: Mapping[int, Any], what: str) -> float:
+    return float(sum(row[what] for row in rows.values()) / len(rows))
+
+
+def _figures(rows: Mapping[int, Any]) -> dict[str, Any]:
+    picked = {
+        "all": _pick(rows, bool),
+        "answerable": _pick(rows, lambda a: a["answerable"]),
+        "needles": _pick(rows, lambda a: a["kind"] in questions.NEEDLES),
+    }
+    kinds = {kind: _pick(rows, lambda a, k=kind: a["kind"] == k) for kind in questions.KINDS}
+    return {name: interval(own) for name, own in picked.items()} | {
+        "by_kind": {kind: interval(own) for kind, own in kinds.items()}
+    }
+
+
+def _pick(rows: Mapping[int, Any], which: Any) -> list[list[float]]:
+    """Right (1) and wrong (0) of the questions that `which` takes, clip by clip."""
+    return [[float(a["correct"]) for a in row["answers"] if which(a)] for row in rows.values()]
+
+
+def _difference(
+    rows: Mapping[int, Any], other: Mapping[int, Any], *, needles: bool = False
+) -> dict[str, float]:
+    pairs = [
+        [
+            float(a["correct"]) - float(b["correct"])
+            for a, b in zip(row["answers"], other[index]["answers"], strict=True)
+            if not needles or a["kind"] in questions.NEEDLES
+        ]
+        for index, row in rows.items()
+    ]
+    return interval(pairs)
+
+
+def interval(clips: Sequence[Sequence[float]], draws: int = DRAWS) -> dict[str, float]:
+    """The mean over all values, and the 2.5th and 97.5th percentile of it when whole clips are
+    drawn anew with replacement: questions of one clip are not independent."""
+    sums = [(sum(values), len(values)) for values in clips]
+    count = sum(n for _, n in sums)
+    if count == 0:
+        return {"value": 0.0, "low": 0.0, "high": 0.0, "questions": 0}
+    chance = random.Random(0)
+    means = sorted(_resampled(sums, chance) for _ in range(draws))
+    low, high = means[int(0.025 * draws)], means[int(0.975 * draws) - 1]
+    return {"value": sum(s for s, _ in sums) / count, "low": low, "high": high, "questions": count}
+
+
+def _resampled(sums: Sequence[tuple[float, int]], chance: random.Random) -> float:
+    drawn = chance.choices(sums, k=len(sums))
+    return sum(s for s, _ in drawn) / max(1, sum(n for _, n in drawn))
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """A text table, a line a cell."""
+
+    def lines() -> Iterator[str]:
+        for one in found:
+            head = f"{one['method']:14} {one['frames']:3} {one['share']:6g}"
+            if "refused" in one:
+                yield f"{head}  {one['refused']}"
+                continue
+            shown = " ".join(
+                f"{name} {one[name]['value']:.3f} [{one[name]['low']:.3f}, {one[name]['high']:.3f}]"
+                for name in ("all", "needles", "over_random", "over_aim")
+                if name in one
+            )
+            yield f"{head} {one['tokens']:7.1f} {one['mean']:7.1f}  {shown}"
+
+    return "\n".join(lines())
+
+
+if __name__ == "__main__":
+    main()
