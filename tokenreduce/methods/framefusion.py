@@ -21,7 +21,7 @@ from tokenreduce.steps import attention_of_last, mean_into, once
 from tokenreduce.tokens import Affinity, Split, Tokens
 from tokenreduce.work import Cost, Sizes, attending
 
-_AT_ONCE = 4096
+_AT_ONCE = 1024
 """Pairs compared together: scratch memory does not grow with the video."""
 
 
@@ -127,13 +127,13 @@ def similarities(seen: Seen) -> Tensor:
     """float32 (b, n): cosine of each token with the one before it at its position, -inf where
     there is none."""
     order, follows = runs(seen)
-    alike = torch.full(order.shape, float("-inf"), device=order.device)
+    cosine = torch.zeros(order.shape, device=order.device)
     for row, x in enumerate(seen.metric):
-        at = follows[row].nonzero().squeeze(1)
-        for part in at.split(_AT_ONCE):
-            later, earlier = order[row, part], order[row, part - 1]
-            alike[row, later] = (unit_length(x[later]) * unit_length(x[earlier])).sum(dim=-1)
-    return alike
+        for start in range(0, order.shape[1] - 1, _AT_ONCE):
+            unit = unit_length(x[order[row, start : start + _AT_ONCE + 1]])
+            cosine[row, start + 1 : start + unit.shape[0]] = (unit[1:] * unit[:-1]).sum(dim=-1)
+    cosine = cosine.masked_fill_(~follows, float("-inf"))
+    return torch.empty_like(cosine).scatter_(1, order, cosine)
 
 
 def _evenly(among: Tensor, keep: int) -> Tensor:
