@@ -28,6 +28,7 @@ from tokenreduce.paradigm import reduce
 from tokenreduce.seen import Evidence, Seen
 from tokenreduce.steps import targets_of_quantile
 from tokenreduce.tokens import Attention, Split, Tokens
+from tokenreduce.work import Cost, Sizes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -447,6 +448,22 @@ def test_pooling_means_each_cell_whatever_has_left(n: int, data: st.DataObject) 
     assert float(ours.size.sum()) == n
 
 
+def test_pooling_counts_patches_not_tokens() -> None:
+    """What was merged before weighs as many patches as it stands for."""
+    x = torch.tensor([[[1.0], [4.0], [7.0], [9.0]]])
+    tokens = Tokens(x, torch.tensor([[2.0, 1.0, 1.0, 3.0]]), torch.arange(4).unsqueeze(0))
+    ours = reduce(Pooling(), Seen(tokens, x, Layout(1, 1, 4)), 2)
+    close(ours.x[0, :, 0], torch.tensor([2.0, 8.5]))
+    assert ours.size[0].tolist() == [3, 4]
+
+
+def test_pooling_sees_no_frame_in_what_is_left_of_several() -> None:
+    """As many tokens as one frame has, of two frames: runs, not a grid."""
+    x = drawn(1, 16, 3)
+    ours = reduce(Pooling(), Seen(Tokens.fresh(x), x, Layout(2, 4, 4)), 4)
+    close(ours.x, x.view(1, 4, 4, 3).mean(dim=2))
+
+
 # All
 
 
@@ -482,3 +499,15 @@ def test_any_count_is_met_and_no_patch_is_lost(name: str, n: int, data: st.DataO
 def test_numbers_out_of_range_are_refused(kind: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kind(**options)
+
+
+def test_inside_an_encoder_looking_again_is_counted() -> None:
+    """4 heads of 8 over 100 patches: one row of attention for a class token, all without one."""
+    after, none = Sizes(2, 100, 16, 8), Sizes(2, 100, 16, 8, 4, 8, 100)
+    classed = Sizes(2, 100, 16, 8, 4, 8, 101)
+    fused = EViT().work(after, 40)
+    assert fused == Cost(0, 2 * 2 * 61 * 16)
+    assert EViT().work(classed, 40) == fused + Cost(2 * 8, 5) * (2 * 101 * 4)
+    assert EViT().work(none, 40) == fused + Cost(2 * 8, 5) * (2 * 100 * 100 * 4)
+    looked_again = FiCoCoV().work(classed, 40).matmul
+    assert looked_again == 2 * 8 * (2 * 101 * 101 * 4)
