@@ -16,10 +16,11 @@ from tokenreduce.budget import Layout
 from tokenreduce.methods.fastv import FastV
 from tokenreduce.methods.ficoco_l import FiCoCoL
 from tokenreduce.methods.pyramid_drop import PyramidDrop
-from tokenreduce.methods.sparsevlm import SparseVLM, by_rating, centres, raters
+from tokenreduce.methods.sparsevlm import SparseVLM, by_rating, raters
 from tokenreduce.paradigm import choose, reduce
 from tokenreduce.schedule import Levels
 from tokenreduce.seen import Seen
+from tokenreduce.steps import density_peaks
 from tokenreduce.tokens import Attention, Tokens
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -164,7 +165,7 @@ def test_all_text_after_the_image_rates_where_embeddings_are_unknown_or_alike() 
 
 def test_one_cluster_is_centred_on_its_most_attended_token() -> None:
     generator = torch.Generator().manual_seed(3)
-    assert centres(torch.randn(1, 9, 4, generator=generator), 1).tolist() == [[0]]
+    assert density_peaks(torch.randn(1, 9, 4, generator=generator), 1).tolist() == [[0]]
 
 
 def test_levels_hold_from_layer_to_layer_and_ease_both_ways() -> None:

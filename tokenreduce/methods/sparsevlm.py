@@ -17,7 +17,7 @@ from torch import Tensor
 from tokenreduce.paradigm import Site
 from tokenreduce.schedule import Levels, Schedule
 from tokenreduce.seen import Need, Seen
-from tokenreduce.steps import mean_into, once
+from tokenreduce.steps import density_peaks, distances, mean_into, once
 from tokenreduce.tokens import Affinity, Split, Tokens
 from tokenreduce.work import Cost, Sizes, attending
 
@@ -71,7 +71,7 @@ class SparseVLM:
         if keep == s:
             return Split.of_keep(ranked[:, :s], n)
         recycled = ranked[:, s : s + r]
-        chosen = centres(seen.tokens.take(recycled).x, keep - s)
+        chosen = density_peaks(seen.tokens.take(recycled).x, keep - s)
         return Split.of_keep(torch.cat([ranked[:, :s], recycled.gather(1, chosen)], dim=1), n)
 
     def correlate(self, seen: Seen, split: Split) -> Affinity:
@@ -137,32 +137,3 @@ def raters(seen: Seen) -> Tensor:
         shares += dots.softmax(dim=-1).sum(dim=0)
     chosen = text[(shares >= shares.mean()).to(text.device)]
     return chosen if chosen.shape[0] else text[shares.argmax().to(text.device)].unsqueeze(0)
-
-
-def distances(x: Tensor, y: Tensor) -> Tensor:
-    """float32 (b, r, c): root mean square over channels of the differences of x (b, r, d) and
-    y (b, c, d)."""
-    mean = y.float().mean(dim=1, keepdim=True)  # what all share would only cost digits
-    apart: Tensor = torch.cdist(x.float() - mean, y.float() - mean) / x.shape[-1] ** 0.5
-    return apart
-
-
-def centres(x: Tensor, c: int) -> Tensor:
-    """int64 (b, c): the tokens of x (b, r, d) that are dense among their c nearest, themselves
-    included, and far from any denser one (DPC-KNN); of equally dense ones the first is denser.
-
-    In logarithms: a density of exp(-104) is 0 in float32.
-    """
-    apart = distances(x, x)
-    apart = torch.maximum(apart, apart.mT)  # exactly symmetric, so that equal densities are equal
-    apart.diagonal(dim1=1, dim2=2).zero_()
-    sparse = apart.square().topk(c, dim=2, largest=False).values.mean(dim=2)
-    order = sparse.argsort(dim=1, stable=True)  # the densest first
-    widest = apart.amax(dim=(1, 2))
-    rows = apart.gather(1, order.unsqueeze(2).expand_as(apart))
-    apart = rows.gather(2, order.unsqueeze(1).expand_as(apart))
-    denser = torch.ones(apart.shape[1:], dtype=torch.bool, device=x.device).tril(-1)
-    far = apart.masked_fill_(~denser, float("inf")).amin(dim=2)
-    far[:, 0] = widest
-    score = far.log() - sparse.gather(1, order)
-    return order.gather(1, score.argsort(dim=1, descending=True, stable=True)[:, :c])
