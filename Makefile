@@ -9,7 +9,7 @@ CLIPS := runs/demo-clips
 # The oldest transformers of the range, with the hub client and its http library of that time.
 OLDEST := transformers==5.17.0 huggingface_hub==1.33.0 httpx==0.28.1 httpcore==1.0.9 certifi==2026.10.18
 
-.PHONY: help demo test test-slow test-oldest check fix wheel train-demo figures clean
+.PHONY: help demo test test-slow test-oldest check fix readme wheel train-demo figures clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,9 @@ check: $(READY) ## format, lint, types
 fix: $(READY) ## what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+readme: $(READY) ## write the README's table of methods anew, from the methods themselves
+	$(BIN)/python -m benchmarks.readme
 
 wheel: $(READY) ## build the wheel, install it in a fresh environment, test the installed copy
 	rm -rf dist build runs/wheel

@@ -1,6 +1,7 @@
 """What can be said of each method, read off the methods themselves: nothing is written twice.
 
-The idea is the first line of a class's docstring, the paper what its module's docstring names.
+The idea is the first sentence of a class's docstring, the paper what its module's docstring names;
+a module whose docstring begins with "Control" or "A control" holds such.
 """
 
 from __future__ import annotations
@@ -59,8 +60,10 @@ def _of_method(name: str) -> Facts:
     found = _PAPER.search(own) or _PAPER.search(about)
     options = tuple(f"{f.name} = {f.default}" for f in fields(kind))
     sites = tuple(site for site in _SITES if site in kind().sites)
-    idea = " ".join(own.split("\n\n")[0].split()).rstrip(".")
-    paper = f"arXiv {found.group(1)}" if found else ""
+    idea = " ".join(own.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
+    control = about.lower().removeprefix("a ").startswith("control")
+    paper = f"arXiv {found.group(1)}" if found and not control else ""
+    idea = f"control: {idea[0].lower()}{idea[1:]}" if control else idea
     return Facts(name, idea, sites, paper, options, f"{about}\n\n{own}")
 
 

@@ -35,8 +35,9 @@ def before_llm(
         return Cost()
     vision, text = spec
     cost = shown(method, vision) * layout.frames
-    metric = vision.width // vision.heads if "keys" in method.needs else text.width
-    whole = Sizes(layout.frames, layout.rows * layout.columns, text.width, metric)
+    head_width = vision.width // vision.heads
+    n, metric = layout.rows * layout.columns, head_width if "keys" in method.needs else text.width
+    whole = Sizes(layout.frames, n, text.width, metric, vision.heads, head_width, n)
     shares = allot(layout, budget, rule).shares
     if site == "clip":
         kept = sum(share.features for share in shares)

@@ -90,6 +90,8 @@ def reduce(method: Method, seen: Seen, keep: int) -> Tokens:
     for count in method.rounds(n, keep):
         choice = choose(method, seen, count)
         tokens = method.compress(seen, choice.split, choice.affinity)
+        if count == keep:
+            return tokens
         seen = replace(
             seen,
             tokens=tokens,

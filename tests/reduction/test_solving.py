@@ -13,17 +13,19 @@ from tokenreduce.engine.types import Prune
 from tokenreduce.errors import SettingError
 from tokenreduce.methods import METHODS
 from tokenreduce.methods.controls import Random
+from tokenreduce.paradigm import Method
 from tokenreduce.schedule import Even, Once, Ramp, Schedule, Steps
 from tokenreduce.solving import eased, entering, mean, per_layer
 
 QUARTERS = tuple(Fraction(i, 4) for i in (1, 2, 3))
+LLM: list[Method] = [kind() for kind in METHODS.values() if "llm" in kind().sites]
 SHAPES: list[Schedule] = [
     Ramp(),
     Ramp(Fraction(0), Fraction(1)),
     Once(Fraction(1, 14), Fraction(1, 2)),
     Even(Fraction(1, 8), Fraction(1), Fraction(1, 4)),
     Steps(QUARTERS, Fraction(1, 2)),
-    *(usual for kind in METHODS.values() if "llm" in kind().sites and (usual := kind().usual)),
+    *(method.usual for method in LLM if method.usual is not None),
 ]
 
 
@@ -54,7 +56,7 @@ def test_a_mean_is_met_from_below(schedule: Schedule, visual: int, wanted: int) 
 
 
 def test_two_prunes_at_once_and_the_engine_s_count() -> None:
-    schedules = [Ramp(), Once(Fraction(1, 4), Fraction(1, 2))]
+    schedules: list[Schedule] = [Ramp(), Once(Fraction(1, 4), Fraction(1, 2))]
     assert per_layer([Ramp()], 28, 1569) == acting(Ramp(), 28, 1569)
     both = per_layer(schedules, 28, 1569)
     assert both == tuple(map(min, acting(schedules[0], 28, 1569), acting(schedules[1], 28, 1569)))
