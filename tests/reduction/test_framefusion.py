@@ -103,6 +103,14 @@ def test_a_run_merges_whole_into_the_first_of_it() -> None:
     assert after.size.tolist() == [[3, 1, 1, 1]]
 
 
+def test_a_mean_does_not_ask_what_merged_before() -> None:
+    x = torch.tensor([[2.0, 0], [5, 0]]).unsqueeze(0)
+    tokens = Tokens(x, torch.tensor([[3.0, 1]]), torch.tensor([[0, 1]]))
+    after = reduce(FrameFusion(), Seen(tokens, x, Layout(2, 1, 1)), 1)
+    assert after.x.tolist() == [[[3.5, 0]]]
+    assert after.size.tolist() == [[4]]
+
+
 def test_below_the_first_frame_an_even_stride_of_whole_runs_stays() -> None:
     before = clip(5, 2, 3)
     after = reduce(FrameFusion(), before, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -163,9 +164,31 @@ def test_all_text_after_the_image_rates_where_embeddings_are_unknown_or_alike() 
     assert len(raters(before)) < len(every)
 
 
-def test_one_cluster_is_centred_on_its_most_attended_token() -> None:
+def test_a_cluster_is_a_mean_that_does_not_ask_what_merged_before() -> None:
+    before = drawn(20, 3, 4, seed=2)
+    sizes = torch.arange(1.0, 21).unsqueeze(0)
+    heavy = replace(before, tokens=replace(before.tokens, size=sizes))
+    plain, after = (reduce(SparseVLM(), it, 9) for it in (before, heavy))
+    assert torch.equal(after.x, plain.x)
+    ranked = by_rating(before)[0]
+    s, r = SparseVLM().counts(20, 9)
+    assert after.size.sum() == sizes[0, ranked[: s + r]].sum()
+
+
+@pytest.mark.parametrize("r", [9, 60])  # from 26 on, distances come from a matrix product
+def test_one_cluster_is_centred_on_its_most_attended_token(r: int) -> None:
     generator = torch.Generator().manual_seed(3)
-    assert density_peaks(torch.randn(1, 9, 4, generator=generator), 1).tolist() == [[0]]
+    for _ in range(5):
+        assert density_peaks(torch.randn(1, r, 40, generator=generator), 1).tolist() == [[0]]
+
+
+def test_of_two_nearest_to_each_other_the_first_is_denser() -> None:
+    """30 pairs far from each other: no second of a pair is a centre."""
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(5):
+        x = torch.randn(1, 30, 1, 40, generator=generator).expand(-1, -1, 2, -1)
+        x = x + 0.01 * torch.randn(1, 30, 2, 40, generator=generator)
+        assert (density_peaks(x.flatten(1, 2), 2) % 2 == 0).all()
 
 
 def test_levels_hold_from_layer_to_layer_and_ease_both_ways() -> None:

@@ -138,8 +138,8 @@ def similarities(seen: Seen) -> Tensor:
 
 def _evenly(among: Tensor, keep: int) -> Tensor:
     """float32 (b, n): 1 for `keep` tokens at an even stride of those marked in `among`, bool
-    (b, n); 0 for all others. At most as many as are marked."""
-    rank, count = among.cumsum(dim=1) - 1, among.sum(dim=1, keepdim=True).clamp_min(1)
+    (b, n); 0 for all others. At least one is marked, and no fewer than `keep`."""
+    rank, count = among.cumsum(dim=1) - 1, among.sum(dim=1, keepdim=True)
     # How many of the middles (2 i + 1) count // (2 keep) lie below a rank, as the control
     # "uniform" has them.
     below = [((2 * (rank + i) * keep - 1) // count + 1) // 2 for i in (0, 1)]
