@@ -10,13 +10,14 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from tokenreduce.errors import InputError
-from tokenreduce.models.spec import Still
+from tokenreduce.models.spec import ModelSpec, Tiling
 from tokenreduce.video.inputs import checked, shown
 
 Pixels = NDArray[np.uint8]
@@ -39,15 +40,16 @@ _UPRIGHT = {
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A file that was read. width, height: upright, before it was brought to the tower's size.
+class Pictures:
+    """Files that were read, as a model is shown them.
 
-    pixels: uint8 (S, S, 3), RGB.
+    paths, sizes  of each file; its width and height, upright, before anything else
+    pixels        uint8 (f, S, S, 3), RGB: one of each picture; of a single one that is looked at in
+                  tiles, the whole and then the tiles row by row
     """
 
-    path: str
-    width: int
-    height: int
+    paths: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
     pixels: Pixels
 
 
@@ -68,14 +70,25 @@ def is_image(path: str | os.PathLike[str]) -> bool:
 
 
 def read_images(
-    paths: Sequence[str | os.PathLike[str]], size: int, still: Still, max_pixels: int = MAX_PIXELS
-) -> tuple[Picture, ...]:
-    """The pictures at `paths`, each brought to `size` x `size` by the rule `still`.
+    paths: Sequence[str | os.PathLike[str]], spec: ModelSpec, max_pixels: int = MAX_PIXELS
+) -> Pictures:
+    """The pictures at `paths`, at least one, brought to the tower's size as `spec.still` says.
 
     Rotated as EXIF says; transparent parts are white; of an animation the first frame. Raises
     InputError for a file that is no picture, is damaged, or has more than `max_pixels`.
     """
-    return tuple(_read(path, size, still, max_pixels) for path in paths)
+    if not paths:
+        raise InputError("no picture: give the path of at least one")
+    sizes, pixels = [], []
+    for path in paths:
+        image = opened(path, max_pixels)
+        try:
+            pixels.append(prepared(image, spec, alone=len(paths) == 1))
+        except InputError as error:
+            raise InputError(f"{shown(path)}: {error}") from None
+        sizes.append(image.size)
+    absolute = tuple(os.path.abspath(path) for path in paths)
+    return Pictures(absolute, tuple(sizes), np.concatenate(pixels))
 
 
 def opened(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -127,33 +140,68 @@ def rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def fitted(image: Image.Image, size: int, still: Still) -> Pixels:
-    """uint8 (size, size, 3), resized by PIL's bicubic.
+def prepared(image: Image.Image, spec: ModelSpec, *, alone: bool) -> Pixels:
+    """uint8 (f, S, S, 3) of one picture in RGB, resized by PIL's bicubic; alone: it is the only
+    one. Raises InputError if it is too long and narrow."""
+    size, tiling = spec.vision.image_size, spec.tiling
+    if spec.still == "crop":
+        return cropped(image, size)[np.newaxis]
+    if spec.still == "tiles" and tiling is not None:
+        return tiled(image, size, tiling) if alone else padded(image, spec)[np.newaxis]
+    return _resized(image, size, size)[np.newaxis]
 
-    "stretch": aspect ignored, as frames of a video are. "crop": the shorter side to `size`, then
-    the middle square, as CLIP's processor does. Raises InputError if that cannot be held.
-    """
-    if still == "stretch":
-        return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
+
+def cropped(image: Image.Image, size: int) -> Pixels:
+    """(size, size, 3): the shorter side to `size`, then the middle square, as CLIP's processor."""
     width, height = image.size
     short = min(width, height)
     wide, high = int(size * width / short), int(size * height / short)
     if wide * high > MAX_PIXELS:
-        raise InputError(
-            f"{width} x {height} pixels: too long and narrow to look at its middle; cut it"
-        )
-    resized = np.array(image.resize((wide, high), Image.Resampling.BICUBIC))
+        raise _narrow(image)
+    whole = _resized(image, wide, high)
     top, left = (high - size) // 2, (wide - size) // 2
-    return resized[top : top + size, left : left + size]
+    return whole[top : top + size, left : left + size]
 
 
-def _read(path: str | os.PathLike[str], size: int, still: Still, max_pixels: int) -> Picture:
-    image = opened(path, max_pixels)
-    try:
-        pixels = fitted(image, size, still)
-    except InputError as error:
-        raise InputError(f"{shown(path)}: {error}") from None
-    return Picture(os.path.abspath(path), image.width, image.height, pixels)
+def padded(image: Image.Image, spec: ModelSpec) -> Pixels:
+    """(S, S, 3): on a square of the mean colour, then resized, as LLaVA-OneVision's processor
+    does with several pictures."""
+    side, size = max(image.size), spec.vision.image_size
+    if side**2 > 4 * MAX_PIXELS:
+        raise _narrow(image)
+    red, green, blue = (int(255 * mean) for mean in spec.vision.mean)
+    square = Image.new("RGB", (side, side), (red, green, blue))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return _resized(square, size, size)
+
+
+def tiled(image: Image.Image, size: int, tiling: Tiling) -> Pixels:
+    """(1 + t, size, size, 3): the whole picture, aspect ignored; then, resized within the best of
+    the resolutions and padded with black, its tiles row by row."""
+    width, height = image.size
+    best = tiling.best(width, height)
+    if best is None or tiling.grid(width, height, 2, size) is None:
+        raise _narrow(image)
+    high, wide = best
+    if wide / width < high / height:
+        inner = wide, min(ceil(height * (wide / width)), high)
+    else:
+        inner = min(ceil(width * (high / height)), wide), high
+    canvas = np.zeros((high, wide, 3), np.uint8)
+    left, top = (wide - inner[0]) // 2, (high - inner[1]) // 2
+    canvas[top : top + inner[1], left : left + inner[0]] = _resized(image, *inner)
+    tiles = canvas.reshape(high // size, size, wide // size, size, 3).swapaxes(1, 2)
+    return np.concatenate(
+        [_resized(image, size, size)[np.newaxis], tiles.reshape(-1, size, size, 3)]
+    )
+
+
+def _resized(image: Image.Image, width: int, height: int) -> Pixels:
+    return np.array(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _narrow(image: Image.Image) -> InputError:
+    return InputError(f"{image.width} x {image.height} pixels are too long and narrow; cut it")
 
 
 def _upright(image: Image.Image, source: Image.Image) -> Image.Image:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tokenreduce.errors import InputError
-from tokenreduce.images import fitted, is_image, opened, read_images
+from tokenreduce.images import is_image, opened, read_images
+from tokenreduce.models.spec import ModelSpec, Still, TextSpec, Tiling, VisionSpec
 
 WIDE, HIGH = 24, 16
 
@@ -79,8 +80,7 @@ def test_exif_rotation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     path = saved(tmp_path, "a.png", Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
     assert np.array_equal(as_array(path), upright)
-    (picture,) = read_images([path], 8, "stretch")
-    assert (picture.width, picture.height) == (WIDE, HIGH)
+    assert read_images([path], spec(8, "stretch")).sizes == ((WIDE, HIGH),)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 60000])
@@ -145,22 +145,63 @@ def test_the_first_frame_of_an_animation(tmp_path: Path, name: str) -> None:
     assert np.abs(as_array(path) - [255, 0, 0]).max() <= 3
 
 
-def test_stretch_ignores_the_aspect_and_crop_keeps_it() -> None:
-    image = Image.fromarray(photo())
-    wanted = np.asarray(image.resize((6, 6), Image.Resampling.BICUBIC))
-    assert np.array_equal(fitted(image, 6, "stretch"), wanted)
-    cropped = fitted(image, 8, "crop")
+def spec(size: int, still: Still) -> ModelSpec:
+    vision = VisionSpec(1, 8, 8, 1, size, 2, mean=(0.5, 0.25, 0.1))
+    text = TextSpec(1, 8, 8, 1, 1, 8, 9, 99)
+    sides = [size * i for i in (1, 2, 3)]
+    tiling = Tiling(tuple((h, w) for h in sides for w in sides), 9)
+    return ModelSpec("x", vision, text, "none", "no_token", 1, False, None, still, tiling)
+
+
+def test_stretch_ignores_the_aspect_and_crop_keeps_it(tmp_path: Path) -> None:
+    path, image = saved(tmp_path, "a.png"), Image.fromarray(photo())
+    found = read_images([path], spec(6, "stretch"))
+    assert np.array_equal(
+        found.pixels[0], np.asarray(image.resize((6, 6), Image.Resampling.BICUBIC))
+    )
+    found = read_images([path], spec(8, "crop"))
     resized = np.asarray(image.resize((12, 8), Image.Resampling.BICUBIC))
-    assert np.array_equal(cropped, resized[:, 2:10])
+    assert np.array_equal(found.pixels[0], resized[:, 2:10])
+    assert found.sizes == ((WIDE, HIGH),)
+    assert found.paths == (str(path),)
+
+
+def test_one_picture_in_tiles(tmp_path: Path) -> None:
+    """24 x 16 fits 3 x 2 tiles of 8 as it is; 20 x 16 is padded with black, left and right."""
+    found = read_images([saved(tmp_path, "a.png")], spec(8, "tiles"))
+    assert found.pixels.shape == (7, 8, 8, 3)
+    rows = [np.concatenate(found.pixels[i : i + 3], axis=1) for i in (1, 4)]
+    assert np.array_equal(np.concatenate(rows), photo())
+    narrow = saved(tmp_path, "b.png", Image.fromarray(photo()[:, :20]))
+    found = read_images([narrow], spec(8, "tiles"))
+    rows = [np.concatenate(found.pixels[i : i + 3], axis=1) for i in (1, 4)]
+    whole = np.concatenate(rows)
+    assert np.array_equal(whole[:, 2:22], photo()[:, :20])
+    assert not whole[:, :2].any()
+    assert not whole[:, 22:].any()
+
+
+def test_several_in_tiles_are_padded_to_squares_instead(tmp_path: Path) -> None:
+    paths = [saved(tmp_path, "a.png"), saved(tmp_path, "b.png", Image.new("RGB", (9, 3), "red"))]
+    found = read_images(paths, spec(9, "tiles"))
+    assert found.pixels.shape == (2, 9, 9, 3)
+    # The edges between picture and background are blurred by the resize only at other sizes.
+    assert (found.pixels[1, 3:6] == [255, 0, 0]).all()
+    assert (found.pixels[1, :3] == [127, 63, 25]).all()
 
 
 def test_several_pictures_of_different_sizes(tmp_path: Path) -> None:
     paths = [saved(tmp_path, "a.png"), saved(tmp_path, "b.png", Image.new("RGB", (5, 90), "red"))]
-    found = read_images(paths, 10, "crop")
-    assert [picture.pixels.shape for picture in found] == [(10, 10, 3)] * 2
-    assert [picture.pixels.dtype for picture in found] == [np.uint8] * 2
-    assert (found[1].width, found[1].height) == (5, 90)
-    assert (found[1].pixels == [255, 0, 0]).all()
+    found = read_images(paths, spec(10, "crop"))
+    assert found.pixels.shape == (2, 10, 10, 3)
+    assert found.pixels.dtype == np.uint8
+    assert found.sizes == ((WIDE, HIGH), (5, 90))
+    assert (found.pixels[1] == [255, 0, 0]).all()
+
+
+def test_no_picture_at_all() -> None:
+    with pytest.raises(InputError, match="at least one"):
+        read_images([], spec(8, "crop"))
 
 
 def png_of(width: int, height: int, data: bytes = b"") -> bytes:
@@ -175,7 +216,7 @@ def png_of(width: int, height: int, data: bytes = b"") -> bytes:
 
 def refusal(path: Path, **options: Any) -> str:
     with pytest.raises(InputError) as caught:
-        read_images([path], 8, "crop", **options)
+        read_images([path], spec(8, "crop"), **options)
     line = str(caught.value)
     assert "\n" not in line
     assert path.name in line or repr(path.name)[1:-1] in line
@@ -192,7 +233,7 @@ def test_a_decompression_bomb_is_refused_unread(tmp_path: Path, side: int) -> No
 
 def test_the_limit_is_on_pixels(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.png")
-    read_images([path], 8, "crop", max_pixels=WIDE * HIGH)
+    read_images([path], spec(8, "crop"), max_pixels=WIDE * HIGH)
     said = refusal(path, max_pixels=WIDE * HIGH - 1)
     assert "24 x 16 pixels" in said
     assert "scale it down" in said
@@ -200,10 +241,11 @@ def test_the_limit_is_on_pixels(tmp_path: Path) -> None:
 
 def test_long_and_narrow_ones_are_refused_where_they_must_be_enlarged(tmp_path: Path) -> None:
     path = saved(tmp_path, "thread.png", Image.new("L", (60_000, 1)))
-    (stretched,) = read_images([path], 336, "stretch")
-    assert stretched.pixels.shape == (336, 336, 3)
-    with pytest.raises(InputError, match=r"thread.png: 60000 x 1 pixels: too long"):
-        read_images([path], 336, "crop")
+    assert read_images([path], spec(336, "stretch")).pixels.shape == (1, 336, 336, 3)
+    cases: list[tuple[Still, int]] = [("crop", 1), ("tiles", 1), ("tiles", 2)]
+    for still, count in cases:
+        with pytest.raises(InputError, match=r"thread.png: 60000 x 1 pixels are too long"):
+            read_images([path] * count, spec(336, still))
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.bmp"])
@@ -282,9 +324,9 @@ def test_damaged_bytes_give_a_picture_or_one_line(
     path.write_bytes(bytes(content))
     said = ""
     try:
-        (picture,) = read_images([path], 8, "crop", max_pixels=1_000_000)
+        found = read_images([path], spec(8, "tiles"), max_pixels=1_000_000)
     except InputError as error:
         said = str(error)
     else:
-        assert picture.pixels.shape == (8, 8, 3)
+        assert found.pixels.shape[1:] == (8, 8, 3)
     assert "\n" not in said

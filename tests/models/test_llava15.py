@@ -25,6 +25,7 @@ from transformers import (
 
 from tokenreduce.engine.types import Plan, Prune, Sampling
 from tokenreduce.errors import ModelError
+from tokenreduce.images import prepared
 from tokenreduce.methods.controls import Random
 from tokenreduce.models.chat import VICUNA, Chat, prompt_text
 from tokenreduce.models.evidence import attention_of
@@ -349,14 +350,12 @@ def test_the_prompt_is_that_of_the_chat_template(question: str) -> None:
 
 @pytest.mark.parametrize("size", [(70, 70), (200, 91), (91, 200), (33, 50), (71, 640), (1, 3)])
 def test_pixel_values_are_those_of_the_clip_processor(both: Both, size: tuple[int, int]) -> None:
-    from tokenreduce.images import fitted
-
     generator = torch.Generator().manual_seed(size[0])
     pixels = torch.randint(0, 256, (size[1], size[0], 3), dtype=torch.uint8, generator=generator)
     picture = Image.fromarray(pixels.numpy())
     processor: Any = CLIPImageProcessorPil(**PREPROCESSOR)  # type: ignore[arg-type]
     wanted = processor(picture, return_tensors="pt")["pixel_values"]
-    found = torch.from_numpy(fitted(picture, 14 * SIDE, both.ours.spec.still)).unsqueeze(0)
+    found = torch.from_numpy(prepared(picture, both.ours.spec, alone=True))
     torch.testing.assert_close(pixel_values(found, both.ours.spec), wanted, rtol=0, atol=2e-6)
 
 

@@ -44,6 +44,10 @@ class VideoModel(Protocol):
         the kinds in `needs`."""
         ...
 
+    def unpooled(self) -> VideoModel:
+        """The same model, each patch a token: how it reads pictures that are no video frames."""
+        ...
+
     def newline(self) -> Tensor | None:
         """(d,) the newline embedding, or None where the checkpoint has none."""
         ...

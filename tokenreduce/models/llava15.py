@@ -134,6 +134,9 @@ class Llava15:
         projected: Tensor = self.host.model.multi_modal_projector(features)
         return projected
 
+    def unpooled(self) -> Llava15:
+        return self
+
     def newline(self) -> Tensor | None:
         return None
 

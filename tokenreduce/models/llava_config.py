@@ -7,6 +7,7 @@ about where a checkpoint lies.
 
 from __future__ import annotations
 
+import re
 from typing import Literal, get_args
 
 from tokenreduce.budget import Newline
@@ -19,7 +20,7 @@ from tokenreduce.models.fields import (
     text_spec,
     vision_spec,
 )
-from tokenreduce.models.spec import ModelSpec
+from tokenreduce.models.spec import ModelSpec, Tiling
 
 Format = Literal["original", "transformers"]
 
@@ -60,6 +61,7 @@ _TOWER = "siglip-so400m-patch14-384"
 _POOLS = ("bilinear", "average", "max")
 # Keys that only the training of LLaVA-Video writes; LLaVA-OneVision has the same architecture.
 _VIDEO_KEYS = ("add_time_instruction", "mm_newline_position", "force_sample", "faster_token_stride")
+_MOST_TILES = 16  # along one side; the published checkpoints go to 6
 _TEXT_KEYS = (
     "vocab_size",
     "hidden_size",
@@ -118,14 +120,17 @@ def read_spec(name: str, config: Config, preprocessor: Config) -> ModelSpec:
     if format_of(config) == "transformers":
         refuse_other(name, config, "vision_feature_layer", (-1, vision.get("num_hidden_layers")))
         refuse_other(name, config, "vision_feature_select_strategy", ("full",))
+        seen = vision_spec(name, vision, preprocessor)
         return ModelSpec(
             name=name,
-            vision=vision_spec(name, vision, preprocessor),
+            vision=seen,
             text=text,
             pool="bilinear",
             newline="one_token",
             native_frames=count(name, config, "native_frames", 32),
             time_text=False,
+            still="tiles",
+            tiling=_tiling(name, config, seen.image_size),
         )
     video = any(key in config for key in _VIDEO_KEYS) or "llava-video" in name.lower()
     refuse_other(name, config, "mm_projector_type", ("mlp2x_gelu",))
@@ -179,6 +184,34 @@ def text_section(name: str, config: Config) -> Config:
     if config.get("tie_word_embeddings"):
         found["tie_word_embeddings"] = True
     return found
+
+
+def _tiling(name: str, config: Config, tile: int) -> Tiling:
+    """Of transformers' layout. Raises ModelError for resolutions that whole tiles do not fill."""
+    named = config.get("vision_aspect_ratio", "anyres_max_9")
+    match = re.fullmatch(r"anyres_max_([1-9]\d?)", str(named))
+    if match is None:
+        raise ModelError(f"{name}: vision_aspect_ratio is {named!r}; supported: anyres_max_<tiles>")
+    given = config.get("image_grid_pinpoints")
+    if given is None or given == _usual(384):  # transformers writes its default for any tower
+        given = _usual(tile)
+    try:
+        resolutions = tuple((int(high), int(wide)) for high, wide in given)
+    except (TypeError, ValueError):
+        resolutions = ()
+    whole = all(s % tile == 0 and tile <= s <= _MOST_TILES * tile for r in resolutions for s in r)
+    if not resolutions or not whole:
+        raise ModelError(
+            f"{name}: image_grid_pinpoints in config.json is {str(given)[:80]}; pairs of multiples "
+            f"of {tile}, up to {_MOST_TILES} times, are needed"
+        )
+    return Tiling(resolutions, int(match[1]))
+
+
+def _usual(tile: int) -> list[list[int]]:
+    """Up to 6 x 6 tiles."""
+    sides = range(tile, 6 * tile + 1, tile)
+    return [[high, wide] for high in sides for wide in sides]
 
 
 def _newline(name: str, config: Config, video: bool) -> Newline:

@@ -8,7 +8,7 @@ Knows nothing about videos, budgets or reductions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -145,9 +145,14 @@ class LlavaVideo:
                 grid = F.avg_pool2d(grid, 2)
             case "max":
                 grid = F.max_pool2d(grid, 2)
+            case "none":
+                return features
             case _:
                 grid = F.interpolate(grid, size=[self.spec.side] * 2, mode="bilinear")
         return grid.permute(0, 2, 3, 1).reshape(f, -1, d)
+
+    def unpooled(self) -> LlavaVideo:
+        return replace(self, spec=replace(self.spec, pool="none"))
 
     def newline(self) -> Tensor | None:
         if self.spec.newline == "no_token":
