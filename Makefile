@@ -60,5 +60,9 @@ wheel: $(READY) ## build the wheel, install it in a fresh environment, test the 
 train-demo: $(READY) ## train the embedded demo model from scratch (about 100 minutes on 2 cores)
 	$(BIN)/python -m training
 
+figures: $(READY) ## draw the figures of docs/methods.md from the measured JSON
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[figures]"
+	$(BIN)/python -m benchmarks.figures
+
 clean: ## what the other targets made
 	rm -rf build dist runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

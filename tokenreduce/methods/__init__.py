@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from tokenreduce.methods.aim_merge import AimMerge
 from tokenreduce.methods.aim_prune import AimPrune
+from tokenreduce.methods.ask_prune import AskPrune
 from tokenreduce.methods.controls import Random, Uniform
+from tokenreduce.methods.drift_merge import DriftMerge
 from tokenreduce.methods.evit import EViT
 from tokenreduce.methods.fastv import FastV
 from tokenreduce.methods.ficoco_l import FiCoCoL
@@ -40,4 +42,6 @@ METHODS: dict[str, type[Method]] = {
     "ficoco-l": FiCoCoL,
     "framefusion": FrameFusion,
     "vidcom2": VidCom2,
+    "drift-merge": DriftMerge,
+    "ask-prune": AskPrune,
 }

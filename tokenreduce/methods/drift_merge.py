@@ -1,0 +1,95 @@
+"""Merging over the whole clip, most redundant first: this project's own, a step of `drift`.
+
+Takes AIM's bipartite matching (arXiv 2412.03248) and ToMe's weights (arXiv 2210.09461), and looks
+one frame back as FrameFusion does (arXiv 2501.01986), at any position. As the most similar pairs
+of the whole clip merge first, a frame keeps as many tokens as it shows that is new.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tokenreduce.paradigm import Site
+from tokenreduce.schedule import Schedule
+from tokenreduce.seen import Need, Seen, located, unit_length
+from tokenreduce.steps import mean_into
+from tokenreduce.tokens import Affinity, Split, Tokens
+from tokenreduce.work import Cost, Sizes
+
+
+@dataclass(frozen=True)
+class DriftMerge:
+    """Tokens merge with the most similar ones of their own or the previous frames, the most
+    similar pairs of the clip first; means are weighted by size.
+
+    step: largest share of the tokens that goes in one round; back: frames looked back.
+    """
+
+    sites: ClassVar[frozenset[Site]] = frozenset({"clip"})
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    usual: ClassVar[Schedule | None] = None
+    step: float = 0.25
+    back: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step <= 0.5 or self.back < 0:
+            raise ValueError(f"step {self.step}, back {self.back}: above 0 to 0.5, and at least 0")
+
+    def rounds(self, n: int, keep: int) -> tuple[int, ...]:
+        counts = []
+        while n > keep:
+            n = max(keep, n - max(1, int(n * self.step)))
+            counts.append(n)
+        return tuple(counts)
+
+    def filter(self, seen: Seen, keep: int) -> Split:
+        n = seen.tokens.count
+        strength, _ = self._partners(seen)
+        go = strength.argsort(dim=1, descending=True, stable=True)[:, : n - keep]
+        stays = torch.ones_like(seen.tokens.place, dtype=torch.bool).scatter(1, 2 * go, False)
+        return Split.of_score(stays.float(), keep)
+
+    def correlate(self, seen: Seen, split: Split) -> Affinity:
+        _, partner = self._partners(seen)
+        target = partner.gather(1, split.drop // 2)
+        return Affinity.one(torch.searchsorted(split.keep.contiguous(), target.contiguous()))
+
+    def compress(self, seen: Seen, split: Split, affinity: Affinity) -> Tokens:
+        return mean_into(seen, split, affinity, weighted=True)
+
+    def _partners(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        """For each token of even index its most similar odd one within reach: float32 cosine and
+        int64 index among the n, both (b, ceil(n / 2)); where none is in reach -2, a neighbour."""
+        frame, _, _ = located(seen.grid, seen.tokens.place)
+        unit = unit_length(seen.metric)
+        pairs = [self._row(unit[i], frame[i]) for i in range(unit.shape[0])]
+        return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+
+    def _row(self, unit: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
+        n = unit.shape[0]
+        even, odd = unit[::2], unit[1::2]
+        neighbour = torch.arange(0, n, 2, device=unit.device)
+        best = torch.full((even.shape[0],), -2.0, device=unit.device)
+        index = (neighbour + 1).where(neighbour + 1 < n, neighbour - 1)
+        of_even, of_odd = frame[::2].contiguous(), frame[1::2].contiguous()
+        for f in frame.unique().tolist():  # a frame's tokens stand together: place ascends
+            rows = slice(*torch.searchsorted(of_even, torch.tensor([f, f + 1])).tolist())
+            reach = torch.tensor([f - self.back, f + 1])
+            columns = slice(*torch.searchsorted(of_odd, reach).tolist())
+            if rows.start < rows.stop and columns.start < columns.stop:
+                value, at = (even[rows] @ odd[columns].T).max(dim=1)
+                best[rows], index[rows] = value, 2 * (at + columns.start) + 1
+        return best, index
+
+    def work(self, sizes: Sizes, keep: int) -> Cost:
+        """Of one round; a frame holds about n / frames tokens, and frames are not among the sizes:
+        counted as if all odd tokens of a clip of 64 frames were equally spread."""
+        within = max(1, sizes.n // 64)
+        metric = sizes.metric or sizes.channels
+        pairs = sizes.n // 2 * (within // 2 + 1) * (1 + self.back)
+        moved = (sizes.n + keep) * sizes.channels
+        return Cost(2 * pairs * metric, 3 * sizes.n * metric + moved) * sizes.rows
