@@ -26,6 +26,8 @@ from transformers import (
 from tokenreduce.engine.types import Plan, Prune, Sampling
 from tokenreduce.errors import ModelError
 from tokenreduce.images import prepared
+from tokenreduce.inside import look_inside, patch_layout
+from tokenreduce.methods import METHODS
 from tokenreduce.methods.controls import Random
 from tokenreduce.models.chat import VICUNA, Chat, prompt_text
 from tokenreduce.models.evidence import attention_of
@@ -329,6 +331,19 @@ def test_tokens_leave_between_the_layers_of_the_tower(both: Both) -> None:
     alone, nothing = both.ours.look_within(frames, Within(Random(), Even(), 7, seed=3), frozenset())
     assert torch.equal(alone.x, tokens.x)
     assert nothing.keys is None
+
+
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if "encoder" in m().sites])
+def test_every_method_of_the_site_acts_inside_clip(both: Both, name: str) -> None:
+    method = METHODS[name]()
+    schedule = method.usual if isinstance(method.usual, Even) else Even(Fraction(1, 3))
+    left = look_inside(both.ours, pictures(2), 15, Within(method, schedule, 1))
+    assert left.count == 15
+    assert torch.isfinite(left.x).all()
+    assert (left.place.diff() > 0).all()
+    prompt = both.ours.prompt("How?", None, left, patch_layout(both.ours.spec, 2))
+    made = both.ours.generate(prompt, (), Sampling(2), lambda _: None, lambda _: None)
+    assert made.per_layer == (15,) * 4
 
 
 @pytest.mark.parametrize("question", ["How many objects?", "Un café 東京 ☃", "a <image> </s> b"])

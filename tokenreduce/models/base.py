@@ -11,6 +11,7 @@ from torch import Tensor
 from tokenreduce.budget import Layout
 from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling
 from tokenreduce.models.spec import ModelSpec
+from tokenreduce.models.vision import Within
 from tokenreduce.seen import Evidence, Need
 from tokenreduce.tokens import Tokens
 
@@ -42,6 +43,14 @@ class VideoModel(Protocol):
     def look(self, frames: Tensor, needs: frozenset[Need]) -> tuple[Tensor, Evidence]:
         """What `encode` gives, and what the tower's last layer shows of the same pooled tokens:
         the kinds in `needs`."""
+        ...
+
+    def look_within(
+        self, frames: Tensor, within: Within, needs: frozenset[Need]
+    ) -> tuple[Tokens, Evidence]:
+        """As `look`, with tokens leaving between the tower's layers and none pooled: x
+        (f, within.keep, d), sizes and places on the frame's grid of patches, evidence of the tokens
+        left."""
         ...
 
     def unpooled(self) -> VideoModel:

@@ -106,10 +106,6 @@ class Llava15:
     def look_within(
         self, frames: Tensor, within: Within, needs: frozenset[Need]
     ) -> tuple[Tokens, Evidence]:
-        """As `look`, with tokens leaving between the tower's layers: exactly within.keep a frame.
-
-        x (f, keep, d) projected; sizes and places on the frame's grid; evidence of the tokens left.
-        """
         parts = [
             reduce_within(self.layers, self.embed(part), within, needs, self.spec)
             for part in batches(frames, self.device)

@@ -31,7 +31,7 @@ from tokenreduce.models.placement import Placement
 from tokenreduce.models.quantize import Quantize, verify
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.models.tokenizer import load_tokenizer
-from tokenreduce.models.vision import pixel_values
+from tokenreduce.models.vision import Within, batches, joined, pixel_values, reduce_within
 from tokenreduce.models.weights import Names, check_headers, load_weights
 from tokenreduce.seen import Evidence, Need
 from tokenreduce.tokens import Tokens
@@ -105,9 +105,7 @@ class LlavaVideo:
 
     @torch.no_grad()
     def look(self, frames: Tensor, needs: frozenset[Need]) -> tuple[Tensor, Evidence]:
-        """In batches of a fixed size, because float sums depend on it."""
-        batch = 4 if self.device.type == "cpu" else 16
-        parts = [self._look(part, needs) for part in torch.split(frames, batch)]
+        parts = [self._look(part, needs) for part in batches(frames, self.device)]
         if len(parts) == 1:
             return parts[0]
         return torch.cat([part[0] for part in parts]), Evidence.cat([part[1] for part in parts])
@@ -122,6 +120,19 @@ class LlavaVideo:
             hidden = layer(hidden, None)
         evidence = evidence_of(tower.encoder.layers[-1], before[0], needs, self.spec)
         return self.pool(self.project(hidden)), evidence
+
+    @torch.no_grad()
+    def look_within(
+        self, frames: Tensor, within: Within, needs: frozenset[Need]
+    ) -> tuple[Tokens, Evidence]:
+        tower = self.host.model.vision_tower
+        parts = []
+        for part in batches(frames, self.device):
+            pixels = pixel_values(part.to(self.device), self.spec).to(self.dtype)
+            hidden = tower.embeddings(pixels)
+            parts.append(reduce_within(tower.encoder.layers, hidden, within, needs, self.spec))
+        tokens = joined([left.with_x(self.project(left.x)) for left, _ in parts])
+        return tokens, Evidence.cat([shown for _, shown in parts])
 
     def see(self, pixels: Tensor) -> Tensor:
         """(f, 3, S, S) to (f, patches, width): the last layer kept, before the final norm, which
