@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tokenreduce.cost import tower_cost
 from tokenreduce.engine.types import Plan, Prune, Sampling
 from tokenreduce.errors import ModelError
 from tokenreduce.images import prepared
@@ -507,3 +508,11 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
     kind(tokenizer_object=vicuna_tokenizer().backend_tokenizer).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="names no bos_token or no eos_token"):
         load(str(tmp_path), device="cpu")
+
+
+def test_the_tower_is_charged_for_its_class_token() -> None:
+    vision = read_spec("x", SEVEN_B, {}).vision
+    n, width = 577, 1024
+    weights = 4 * width**2 + 2 * width * 4096
+    wanted = 23 * (2 * n * weights + 4 * n**2 * width) + 2 * 576 * 3 * 14**2 * width
+    assert tower_cost(vision).matmul == wanted
