@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Literal
 
 from tokenreduce.budget import Layout, NewlineKeep, allot
+from tokenreduce.cost import Through
 from tokenreduce.engine.types import Prune
 from tokenreduce.methods.aim_merge import AimMerge
 from tokenreduce.models.spec import TextSpec, VisionSpec
@@ -37,11 +38,12 @@ def before_llm(
     cost = shown(method, vision) * layout.frames
     head_width = vision.width // vision.heads
     n, metric = layout.rows * layout.columns, head_width if "keys" in method.needs else text.width
-    whole = Sizes(layout.frames, n, text.width, metric, vision.heads, head_width, n)
+    # No attention of this site's own, so length 0: what the encoder showed is in `cost`.
+    whole = Sizes(layout.frames, n, text.width, metric, vision.heads, head_width)
     shares = allot(layout, budget, rule).shares
     if site == "clip":
         kept = sum(share.features for share in shares)
-        clip = replace(whole, rows=1, n=whole.rows * whole.n)
+        clip = replace(whole, rows=1, n=whole.rows * whole.n, frames=layout.frames)
         return cost + rounds(method, clip, kept)
     for share in shares:
         frames = share.stop - share.start
@@ -62,15 +64,46 @@ def rounds(method: Method, sizes: Sizes, keep: int) -> Cost:
 
 
 def shown(method: Method, vision: VisionSpec) -> Cost:
-    """One frame's queries, keys and attention of the encoder's last layer, made once more."""
+    """What the method needs of the encoder's last layer for one frame, made once more: queries and
+    keys, then rows of attention. Pooling it is not counted, as the features' is not."""
     if not method.needs:
         return Cost()
-    n, width = vision.patches, vision.width
-    keys = Cost(2 * n * width * width)
-    if method.needs == {"keys"}:
-        return keys
-    pairs = n * n
-    return keys + keys + Cost(2 * pairs * width, SOFTMAX * pairs * vision.heads)
+    n = vision.patches
+    length = n + vision.classes
+    cost = _queries_and_keys(vision, length)
+    rows = n if "attention" in method.needs else 0
+    if "salience" in method.needs:
+        rows += 1 if vision.classes else length
+    pairs = rows * length
+    return cost + Cost(2 * pairs * vision.width, SOFTMAX * pairs * vision.heads)
+
+
+def _queries_and_keys(vision: VisionSpec, tokens: int) -> Cost:
+    return Cost(4 * tokens * vision.width**2)
+
+
+def inside_encoder(prunes: Sequence[Prune], vision: VisionSpec, part: Through) -> Cost:
+    """Choosing what leaves each layer of the tower, for all frames of `part`.
+
+    A layer shows its queries and keys only if some of its tokens go, as the encoder does it. The
+    schedules are those that led to `part`, of exact counts (`engine.encoder.ToCount`).
+    """
+    cost, head_width = Cost(), vision.width // vision.heads
+    for layer, attended in enumerate(part.per_layer):
+        left = attended
+        for prune in prunes:
+            keep = prune.schedule.kept(layer, vision.layers, vision.patches)
+            if keep >= left:
+                continue
+            if left == attended:
+                cost += _queries_and_keys(vision, attended + vision.classes) * part.frames
+            length = left + vision.classes
+            sizes = Sizes(
+                part.frames, left, vision.width, head_width, vision.heads, head_width, length
+            )
+            cost += rounds(prune.method, sizes, keep)
+            left = keep
+    return cost
 
 
 def inside_llm(

@@ -34,7 +34,9 @@ class Sizes:
 
     rows, n  b rows of n visual tokens       channels  d of the features
     metric   e of what similarity is measured on
-    heads    of the attention it may read, each of head_width; length: all its positions
+    heads    of the attention it may read, each of head_width; length: all its positions, 0 after
+             the encoder, where no layer attends and what it showed is counted by itself
+    frames   that the n are of, where a row is a clip
     """
 
     rows: int
@@ -44,6 +46,7 @@ class Sizes:
     heads: int = 0
     head_width: int = 0
     length: int = 0
+    frames: int = 1
 
     @property
     def text(self) -> int:

@@ -506,7 +506,7 @@ def test_inside_an_encoder_looking_again_is_counted() -> None:
     after, none = Sizes(2, 100, 16, 8), Sizes(2, 100, 16, 8, 4, 8, 100)
     classed = Sizes(2, 100, 16, 8, 4, 8, 101)
     fused = EViT().work(after, 40)
-    assert fused == Cost(0, 2 * 2 * 61 * 16)
+    assert fused == Cost(2 * 60 * 16, 2 * 16) * 2
     assert EViT().work(classed, 40) == fused + Cost(2 * 8, 5) * (2 * 101 * 4)
     assert EViT().work(none, 40) == fused + Cost(2 * 8, 5) * (2 * 100 * 100 * 4)
     looked_again = FiCoCoV().work(classed, 40).matmul

@@ -73,5 +73,7 @@ class EViT:
         return Tokens(x, joined_sizes(seen, split, at), kept.place)
 
     def work(self, sizes: Sizes, keep: int) -> Cost:
-        fused = (sizes.n - keep + 1) * sizes.channels * sizes.rows if self.fuse else 0
-        return shown_salience(sizes) + Cost(0, 2 * fused)
+        if not self.fuse:
+            return shown_salience(sizes)
+        fused = Cost(2 * (sizes.n - keep) * sizes.channels, 2 * sizes.channels)
+        return shown_salience(sizes) + fused * sizes.rows

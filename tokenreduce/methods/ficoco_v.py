@@ -85,10 +85,14 @@ class FiCoCoV:
         return strongest(strength, targets_of_quantile(self.quantile, m))
 
     def work(self, sizes: Sizes, keep: int) -> Cost:
+        """Inside the encoder all rows of attention; without a class token also each key against
+        the mean of all."""
         n, targets = sizes.n, targets_of_quantile(self.quantile, max(1, keep))
-        keys = 4 * n * (sizes.heads * sizes.head_width or sizes.metric)
         moved = 2 * ((n - keep) * targets + keep) * sizes.channels
-        return attending(sizes, sizes.length) + Cost(0, n * n + keys + moved) * sizes.rows
+        own = Cost(0, n * n + moved)
+        if sizes.text <= 0:
+            own += Cost(2 * n * sizes.head_width, 4 * n * sizes.heads * sizes.head_width)
+        return attending(sizes, sizes.length) + own * sizes.rows
 
 
 def _apart(keys: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class FrameFusion:
     def work(self, sizes: Sizes, keep: int) -> Cost:
         """One cosine a token; inside the LLM once more to correlate, and the last row of attention,
         which may not be needed."""
-        times = 2 if sizes.heads else 1
+        times = 2 if sizes.length else 1
         compared = Cost(0, times * sizes.rows * sizes.n * 6 * (sizes.metric or sizes.channels))
         return compared + attending(sizes, 1)
 
