@@ -4,13 +4,14 @@ AIM: arXiv 2412.03248, tables 1, 3 and 6 and the FLOPs script of LaVi-Lab/AIM; F
 2411.17686, table 1, which counts the same way. Figures are in units of 10^12 operations.
 """
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import pytest
 
 from tokenreduce import cost
 from tokenreduce.models.spec import ModelSpec, TextSpec, VisionSpec
-from tokenreduce.schedule import Full, Ramp, Schedule
+from tokenreduce.schedule import Full, Once, Ramp, Schedule
 from tokenreduce.work import Cost
 
 QWEN2_7B = TextSpec(28, 3584, 18944, 28, 4, 128, 152064, 32768)
@@ -105,9 +106,41 @@ def test_llava_1_5(figure: str, visual: int, schedule: Schedule) -> None:
     [("8.453", 576), ("3.298", 192), ("2.454", 128), ("1.615", 64), ("1.536", 58)],
 )
 def test_ficoco(figure: str, visual: int) -> None:
-    """60 text tokens, reduced before the LLM."""
-    spent = cost.llm_cost(VICUNA_7B, [visual] * 32, 60, cost.VICUNA_POINTWISE)
-    assert tera(spent) == near(figure)
+    """60 text tokens, reduced before the LLM; the activation counted twice, as for LLaVA-1.5."""
+    assert ficoco([visual] * 32) == near(figure)
+
+
+def ficoco(per_layer: Sequence[int]) -> float:
+    return tera(cost.llm_cost(VICUNA_7B, per_layer, 60, cost.VICUNA_POINTWISE))
+
+
+def test_ficoco_s_82_4_percent_is_of_rounded_figures() -> None:
+    assert round(100 * (1 - 1.5 / 8.5), 1) == 82.4
+    assert 100 * (1 - ficoco([58] * 32) / ficoco([576] * 32)) == pytest.approx(81.8, abs=0.05)
+
+
+def test_ficoco_l_cannot_reach_1_5_t_from_the_fourth_layer_on() -> None:
+    """The floor is 1.58 T if all visual tokens leave between attention and MLP of the 4th of 32
+    layers, as the official code has it: three whole layers, the attention of one, text from there
+    on. Here they leave after that layer, and the floor is 1.74 T. Either is above the 1.536 T that
+    58 tokens a layer cost."""
+    fourth = cost.layer_cost(VICUNA_7B, 576 + 60, cost.VICUNA_POINTWISE, left=60)
+    floor = ficoco([576] * 3 + [0] * 29) + tera(fourth)
+    floor -= tera(cost.layer_cost(VICUNA_7B, 60, cost.VICUNA_POINTWISE))  # it stands for the 4th
+    assert floor == near("1.58")
+    acting = cost.acting(Once(Fraction(3, 32), Fraction(0)), 32, 576)
+    assert acting == (576,) * 4 + (0,) * 28
+    assert ficoco(acting) == near("1.74")
+    assert ficoco([58] * 32) < floor < ficoco(acting)
+
+
+@pytest.mark.parametrize("tokens", [60, 636])
+def test_a_layer_from_which_nothing_leaves_in_the_middle_is_a_layer(tokens: int) -> None:
+    whole = cost.layer_cost(VICUNA_7B, tokens)
+    assert cost.layer_cost(VICUNA_7B, tokens, left=tokens) == whole
+    attention = cost.layer_cost(VICUNA_7B, tokens, left=0)
+    mlp = Cost(6 * tokens * 4096 * 11008, 9 * tokens * 4096)
+    assert attention + mlp == whole
 
 
 def test_the_vision_tower() -> None:
