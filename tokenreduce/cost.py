@@ -78,7 +78,7 @@ def layer_cost(
     2n(2 d^2 + 2 d d_kv + 3 d m) + 4 n^2 d in products and 5 h n^2 + `pointwise` d n beside them.
 
     left: positions the MLP works on, where some leave between attention and MLP, as in the
-    official codes of ToMe and FiCoCo; here they leave after the layer, and it is `tokens`.
+    official codes of ToMe and FrameFusion; here they leave after the layer, and it is `tokens`.
     """
     n, width = tokens, text.width
     after = n if left is None else left

@@ -120,10 +120,10 @@ def test_ficoco_s_82_4_percent_is_of_rounded_figures() -> None:
 
 
 def test_ficoco_l_cannot_reach_1_5_t_from_the_fourth_layer_on() -> None:
-    """The floor is 1.58 T if all visual tokens leave between attention and MLP of the 4th of 32
-    layers, as the official code has it: three whole layers, the attention of one, text from there
-    on. Here they leave after that layer, and the floor is 1.74 T. Either is above the 1.536 T that
-    58 tokens a layer cost."""
+    """The floor given for it, 1.58 T, is reached if all visual tokens leave between attention and
+    MLP of the 4th of 32 layers (assumed: no published line says where in the layer): three whole
+    layers, the attention of one, text alone from there on. Here they leave after that layer, and
+    the floor is 1.74 T. Either is above the 1.536 T that 58 tokens in all layers cost."""
     fourth = cost.layer_cost(VICUNA_7B, 576 + 60, cost.VICUNA_POINTWISE, left=60)
     floor = ficoco([576] * 3 + [0] * 29) + tera(fourth)
     floor -= tera(cost.layer_cost(VICUNA_7B, 60, cost.VICUNA_POINTWISE))  # it stands for the 4th
