@@ -20,6 +20,7 @@ _ORDER: tuple[Site, ...] = ("frames", "clip", "llm", "encoder")
 COMPOSITIONS: dict[str, tuple[tuple[Site, str], ...]] = {
     "none": (),
     "aim": (("frames", "aim-merge"), ("llm", "aim-prune")),
+    "drift": (("clip", "drift-merge"), ("llm", "ask-prune")),
     "ficoco-vl": (("frames", "ficoco-v"), ("llm", "ficoco-l")),
 }
 FEWER_FRAMES = "fewer-frames"

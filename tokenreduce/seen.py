@@ -8,15 +8,17 @@ method asks for them by name and is the same code at every site.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from tokenreduce.budget import Layout
 from tokenreduce.tokens import Attention, Tokens
+
+T = TypeVar("T")
 
 Need = Literal["salience", "keys", "attention"]
 """What a method before the LLM wants to know of the encoder's last layer."""
@@ -110,6 +112,15 @@ class Seen:
     entered: Callable[[], Tensor] | None = None
     seed: int = 0
     depth: tuple[int, int] = (0, 1)
+    _kept: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives, made at the first call under this name: a method's filter and
+        correlation see the same tokens and need not work out the same thing twice."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        found: T = self._kept[name]
+        return found
 
     @cached_property
     def nearest_odd(self) -> tuple[Tensor, Tensor]:

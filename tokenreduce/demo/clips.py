@@ -57,7 +57,12 @@ def write(path: Path, scene: Scene, rate: int, *, size: int = SIZE, crf: int = C
         stream.width = stream.height = size
         stream.pix_fmt = "rgb24" if lossless else "yuv420p"
         stream.gop_size = 2 * rate
-        stream.options = {"crf": str(crf), "preset": "ultrafast" if lossless else "veryfast"}
+        stream.options = {
+            "crf": str(crf),
+            "preset": "ultrafast" if lossless else "veryfast",
+            # x264's assembly decides differently from run to run: other bytes for the same seed.
+            "x264-params": "no-asm=1:threads=1",
+        }
         renderer = Renderer(scene, size)
         for number in range(frames(scene, rate)):
             picture = av.VideoFrame.from_ndarray(renderer.frame(number / rate), format="rgb24")

@@ -24,7 +24,7 @@ class AskPrune:
 
     sites: ClassVar[frozenset[Site]] = frozenset({"llm"})
     needs: ClassVar[frozenset[Need]] = frozenset()
-    usual: ClassVar[Schedule | None] = Once(Fraction(1, 4), Fraction(1, 8))
+    usual: ClassVar[Schedule | None] = Once(Fraction(1, 4), Fraction(1, 4))
     rounds = staticmethod(once)
     correlate = staticmethod(nowhere)
     compress = staticmethod(prune)

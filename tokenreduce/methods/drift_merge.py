@@ -64,10 +64,14 @@ class DriftMerge:
     def _partners(self, seen: Seen) -> tuple[Tensor, Tensor]:
         """For each token of even index its most similar odd one within reach: float32 cosine and
         int64 index among the n, both (b, ceil(n / 2)); where none is in reach -2, a neighbour."""
-        frame, _, _ = located(seen.grid, seen.tokens.place)
-        unit = unit_length(seen.metric)
-        pairs = [self._row(unit[i], frame[i]) for i in range(unit.shape[0])]
-        return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+
+        def paired() -> tuple[Tensor, Tensor]:
+            frame, _, _ = located(seen.grid, seen.tokens.place)
+            unit = unit_length(seen.metric)
+            pairs = [self._row(unit[i], frame[i]) for i in range(unit.shape[0])]
+            return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+
+        return seen.once(f"drift {self.back}", paired)
 
     def _row(self, unit: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
         n = unit.shape[0]
