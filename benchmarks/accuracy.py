@@ -32,8 +32,7 @@ SEEDS = {"report": 90_210, "selection": 31_415}
 PER_CLIP = 14.9  # questions of a clip, on average
 SHARES = (0.5, 0.25, 0.11, 0.056, 0.028)
 OTHER_FRAMES = (8, 32, 64)
-EVERYWHERE = ("aim", "random", "uniform", "pooling")
-PARTS = ("aim-merge", "aim-prune")  # of "aim"; measured by themselves at 16 frames only
+EVERYWHERE = ("drift", "aim", "random", "uniform", "pooling")  # also at other frame counts
 DRAWS = 1000
 
 
