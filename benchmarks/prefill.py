@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
 
+from benchmarks.peaks import in_fresh_process
 from benchmarks.prefill_cases import CASES, SIZES, Bench, Case, Setup
-from benchmarks.record import Spread, rounds, run_process, spreads, write
+from benchmarks.record import Spread, rounds, spreads, write
 from tokenreduce import cost, overhead
 from tokenreduce.engine.types import Prune
 from tokenreduce.methods.aim_prune import AimPrune
@@ -122,20 +121,14 @@ def _flops(bench: Bench, case: Case) -> tuple[Cost, Cost]:
 
 
 def _peak_in_fresh_process(setup: Setup, name: str) -> int:
-    run = run_process(
+    return in_fresh_process(
+        "benchmarks.prefill",
         [
-            *(sys.executable, "-m", "benchmarks.prefill", "--peak-of", name),
-            *("--size", setup.size, "--layers", str(setup.layers)),
+            *("--peak-of", name, "--size", setup.size, "--layers", str(setup.layers)),
             *("--frames", str(setup.frames), "--text", str(setup.text_tokens)),
             *("--device", setup.device, "--dtype", setup.dtype, "--threads", str(setup.threads)),
         ],
-        # glibc gives freed blocks back at once instead of keeping what it likes of them resident,
-        # so that the peak is of what is in use.
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(128 << 10)},
     )
-    if run.returncode != 0:
-        raise RuntimeError(f"peak of {name}: exit {run.returncode}: {run.stderr.strip()[-2000:]}")
-    return int(run.stdout)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, Qwen2Config
 
 from benchmarks import masked
+from benchmarks.peaks import peak_bytes
 from tokenreduce import cost, memory
 from tokenreduce.budget import Layout
 from tokenreduce.engine import attention
@@ -239,24 +241,8 @@ class Bench:
         return replace(self, setup=setup, features=self.features[:frames])
 
     def peak_bytes(self, case: Case) -> int:
-        """Most memory that a second run takes over model and inputs; of the device if it has one.
-
-        The second, because what the libraries set up for these shapes stays and is not the run's.
-        To be called in a fresh process: memory once freed may stay resident and hide a peak.
-        Raises RuntimeError where the system tells neither.
-        """
-        self.run(case)
-        gc.collect()
-        memory.reset_device_peak(self.device)
-        before = memory.device_peak_bytes(self.device)
-        if before is not None:
-            self.run(case)
-            return (memory.device_peak_bytes(self.device) or 0) - before
-        resident = memory.host_bytes()
-        if resident is None or not memory.reset_host_peak():
-            raise RuntimeError("peak memory of a CPU run can be measured on Linux only")
-        self.run(case)
-        return memory.host_peak_bytes() - resident
+        """See `peaks.peak_bytes`."""
+        return peak_bytes(partial(self.run, case), self.device)
 
 
 def _ignore(read: Prefilled) -> None:
