@@ -109,7 +109,7 @@ def _figures(
     peaks: Mapping[str, int],
 ) -> dict[str, Any]:
     """time_share: seconds over those that the saved operations would take at the rate of the large
-    product of the same round; inside the LLM as if every reducing layer took what the first does.
+    product of the same round; inside the LLM for all layers, by what the first takes.
     """
     taken, own = samples[case.key], bench.own(case)
     key = "cpu_seconds" if bench.device.type == "cpu" else "wall_seconds"

@@ -23,6 +23,7 @@ from tokenreduce.paradigm import Method, Site, reduce
 from tokenreduce.schedule import Full
 from tokenreduce.seen import Evidence, Seen
 from tokenreduce.tokens import Attention, Tokens
+from tokenreduce.work import Sizes
 
 VISION = {
     "tiny": VisionSpec(2, 32, 64, 2, 14 * 2 * SIDE, 14),
@@ -35,11 +36,8 @@ AT_ONCE = 16  # frames, as the reducer has it
 
 @dataclass(frozen=True)
 class Setup:
-    """What is run: sizes of SIZES[size] and VISION[size]; `frames` of 14 x 14 tokens before the
-    LLM, `llm_frames` inside it, with `text_tokens`.
-
-    device "cpu" or "cuda", dtype "float32" or "bfloat16"
-    """
+    """What is run: a model of `size`; `frames` of 14 x 14 tokens before the LLM, `llm_frames` inside
+    it. device "cpu" or "cuda", dtype "float32" or "bfloat16"."""
 
     size: str
     frames: int
@@ -88,13 +86,14 @@ class Own:
 
     method, evidence  operations of the method, and of what the encoder shows it
     saved             operations of the LLM's prefill
-    times             how often the timed work is done in a run: once, or once a layer
+    times             how often the timed work is done in a run: once; inside the LLM, where later
+                      layers have fewer tokens, by operations, or by layers if there are none
     """
 
     method: int
     evidence: int
     saved: int
-    times: int
+    times: float
 
 
 @dataclass(frozen=True)
@@ -194,11 +193,16 @@ class Bench:
             shown = (overhead.shown(case.method, setup.vision) * setup.frames).total
             counts = [budget] * text.layers
             return Own(all_ - shown, shown, self._saved(layout.available, counts), 1)
-        counts = list(self._per_layer(case)[: text.layers])
-        schedule = case.method.usual or Full()
-        own = overhead.inside_llm([Prune(case.method, schedule)], text, counts, setup.text_tokens)
-        times = sum(b < a for a, b in pairwise(counts))
-        return Own(own.total, 0, self._saved(self._visual, counts), times)
+        *counts, last = self._per_layer(case)
+        stage = [Prune(case.method, case.method.usual or Full())]
+        own = overhead.inside_llm(stage, text, counts, setup.text_tokens).total
+        steps = [(a, b) for a, b in pairwise([*counts, last]) if b < a]
+        n, head_width = steps[0][0], text.head_width
+        first = case.method.work(
+            Sizes(1, n, text.width, text.width, text.heads, head_width, n + setup.text_tokens),
+            steps[0][1],
+        ).total
+        return Own(own, 0, self._saved(self._visual, counts), own / first if first else len(steps))
 
     def _saved(self, visual: int, counts: list[int]) -> int:
         text, words = self.setup.text, self.setup.text_tokens
