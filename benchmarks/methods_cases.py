@@ -36,8 +36,8 @@ AT_ONCE = 16  # frames, as the reducer has it
 
 @dataclass(frozen=True)
 class Setup:
-    """What is run: a model of `size`; `frames` of 14 x 14 tokens before the LLM, `llm_frames` inside
-    it. device "cpu" or "cuda", dtype "float32" or "bfloat16"."""
+    """What is run: a model of `size`; `frames` of 14 x 14 tokens before its LLM, `llm_frames`
+    inside. device "cpu" or "cuda", dtype "float32" or "bfloat16"."""
 
     size: str
     frames: int
