@@ -32,6 +32,7 @@ SEEDS = {"report": 90_210, "selection": 31_415}
 PER_CLIP = 14.9  # questions of a clip, on average
 SHARES = (0.5, 0.25, 0.11, 0.056, 0.028)
 OTHER_FRAMES = (8, 32, 64)
+OWN, RIVALS = "drift", ("random", "aim")  # each is paired with these, our own with every one
 EVERYWHERE = ("drift", "aim", "random", "uniform", "pooling")  # also at other frame counts
 DRAWS = 1000
 
@@ -88,13 +89,25 @@ def result(every: Sequence[Cell], kept: Mapping[str, dict[int, Any]]) -> list[di
             continue
         one = {**cell.extra, "tokens": _mean(rows, "tokens"), "mean": _mean(rows, "mean_tokens")}
         one |= {"llm_flops": _mean(rows, "llm_flops"), **_figures(rows)}
-        for rival in ("random", "aim"):
-            other = kept.get(f"{rival}/{cell.extra['frames']}/{cell.extra['share']:g}")
-            if other is not None and cell.extra["method"] != rival:
-                one[f"over_{rival}"] = _difference(rows, other)
-                one[f"over_{rival}_on_needles"] = _difference(rows, other, needles=True)
+        rivals = RIVALS if cell.extra["method"] != OWN else recipe_names()
+        one["over"] = {
+            rival: {
+                "all": _difference(rows, other),
+                "needles": _difference(rows, other, needles=True),
+            }
+            for rival in rivals
+            if (other := _same(kept, cell, rival)) is not None
+        }
         found.append(one)
     return found
+
+
+def _same(kept: Mapping[str, dict[int, Any]], cell: Cell, rival: str) -> dict[int, Any] | None:
+    """The rows of another method at the cell's frames and share, if it has answered there."""
+    rows = kept.get(f"{rival}/{cell.extra['frames']}/{cell.extra['share']:g}")
+    if rival == cell.extra["method"] or rows is None:
+        return None
+    return None if any("refused" in row for row in rows.values()) else rows
 
 
 def _mean(rows: Mapping[int, Any], what: str) -> float:
@@ -159,10 +172,13 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
             if "refused" in one:
                 yield f"{head}  {one['refused']}"
                 continue
+            figures = {name: one[name] for name in ("all", "needles")}
+            figures |= {f"over {rival}": one["over"][rival]["all"] for rival in one["over"]}
             shown = " ".join(
-                f"{name} {one[name]['value']:.3f} [{one[name]['low']:.3f}, {one[name]['high']:.3f}]"
-                for name in ("all", "needles", "over_random", "over_aim")
-                if name in one
+                f"{name} {figures[name]['value']:.3f} "
+                f"[{figures[name]['low']:.3f}, {figures[name]['high']:.3f}]"
+                for name in ("all", "needles", "over random", "over aim")
+                if name in figures
             )
             yield f"{head} {one['tokens']:7.1f} {one['mean']:7.1f}  {shown}"
 

@@ -19,13 +19,11 @@ from statistics import median
 from typing import Any
 
 from benchmarks.peaks import in_fresh_process
-from benchmarks.prefill_cases import CASES, SIZES, Bench, Case, Setup
+from benchmarks.prefill_cases import CASES, SIDE, SIZES, Bench, Case, Setup
 from benchmarks.record import Spread, rounds, spreads, write
 from tokenreduce import cost, overhead
-from tokenreduce.engine.types import Prune
-from tokenreduce.methods.aim_prune import AimPrune
-from tokenreduce.schedule import Ramp
-from tokenreduce.work import Cost, bipartite
+from tokenreduce.methods.drift_merge import DriftMerge
+from tokenreduce.work import Cost, Sizes, bipartite
 
 WANTED = {
     "speedup_over_flops_ratio": ">= 0.95",
@@ -112,11 +110,13 @@ def _flops(bench: Bench, case: Case) -> tuple[Cost, Cost]:
     setup, spec = bench.setup, bench.spec
     per_layer = bench.per_layer(case)
     own = Cost()
-    if case.merged:
+    if case.own:
+        clip = Sizes(1, setup.frames * SIDE**2, spec.width)
+        own += overhead.rounds(DriftMerge(), clip, bench.entering(case))
+    elif case.merged:
         own += bipartite(spec.width, setup.frames, [196, 98, 49], spec.width)
     if case.way == "engine":
-        prunes = [Prune(AimPrune(), Ramp())]
-        own += overhead.inside_llm(prunes, spec, per_layer, setup.text_tokens)
+        own += overhead.inside_llm([bench.prune(case)], spec, per_layer, setup.text_tokens)
     return cost.llm_cost(spec, per_layer, setup.text_tokens), own
 
 

@@ -15,15 +15,17 @@ from transformers import DynamicCache, Qwen2Config
 
 from benchmarks import masked
 from benchmarks.peaks import peak_bytes
-from tokenreduce import cost, memory
+from tokenreduce import cost, memory, solving
 from tokenreduce.budget import Layout
 from tokenreduce.engine import attention
 from tokenreduce.engine.host import HostedQwen2, prepare, read_prompt, stack_of
 from tokenreduce.engine.types import Plan, Prefilled, Prompt, Prune
 from tokenreduce.methods.aim_merge import AimMerge
 from tokenreduce.methods.aim_prune import AimPrune
+from tokenreduce.methods.ask_prune import AskPrune
+from tokenreduce.methods.drift_merge import DriftMerge
 from tokenreduce.models.spec import TextSpec
-from tokenreduce.paradigm import Site, reduce
+from tokenreduce.paradigm import Method, Site, reduce
 from tokenreduce.schedule import Full, Ramp, Schedule
 from tokenreduce.seen import Need, Seen
 from tokenreduce.tokens import Affinity, Split, Tokens
@@ -56,10 +58,12 @@ class Setup:
 
 @dataclass(frozen=True)
 class Case:
-    """stock: transformers' own forward. engine: this project's prefill. masked: see masked.py."""
+    """stock: transformers' own forward. engine: this project's prefill. masked: see masked.py.
+    own: this project's own `drift` instead of AIM, at the same mean of tokens over the layers."""
 
     merged: bool = False
     way: Literal["stock", "engine", "masked"] = "stock"
+    own: bool = False
 
 
 CASES = {
@@ -68,6 +72,7 @@ CASES = {
     "pruned": Case(way="engine"),
     "merged_pruned": Case(merged=True, way="engine"),
     "merged_masked": Case(merged=True, way="masked"),
+    "drift": Case(merged=True, way="engine", own=True),
 }
 
 
@@ -80,7 +85,7 @@ def clock(device: torch.device) -> float:
 class _Timed:
     """A method that writes down, on `spent`, the seconds of each choice it makes."""
 
-    inner: AimPrune
+    inner: Method
     device: torch.device
     spent: list[float] = field(default_factory=list)
 
@@ -173,16 +178,29 @@ class Bench:
 
     def per_layer(self, case: Case) -> tuple[int, ...]:
         """Visual tokens that each layer of the case works on, by the schedule alone."""
-        visual = self.setup.frames * (KEPT if case.merged else SIDE * SIDE)
-        schedule = Ramp() if case.way == "engine" else Full()
+        visual = self.entering(case)
+        schedule = self.prune(case).schedule if case.way == "engine" else Full()
         return cost.acting(schedule, self.spec.layers, visual)
+
+    def prune(self, case: Case) -> Prune:
+        """What acts inside the LLM in an "engine" case."""
+        own = AskPrune()
+        return Prune(own, own.usual or Full()) if case.own else Prune(AimPrune(), Ramp())
+
+    def entering(self, case: Case) -> int:
+        """Visual tokens that enter the LLM."""
+        frames, layers = self.setup.frames, self.spec.layers
+        if case.own:
+            mean = sum(cost.acting(Ramp(), layers, frames * KEPT)) // layers
+            return solving.entering(mean, [self.prune(case).schedule], layers, frames * SIDE**2)
+        return frames * (KEPT if case.merged else SIDE * SIDE)
 
     @torch.no_grad()
     def run(self, case: Case) -> Took:
         """Merges if the case says so, and reads the prompt. Raises RuntimeError if the layers did
         not see the tokens that the schedule promises."""
         begun = clock(self.device)
-        visual = self._merged() if case.merged else self.features
+        visual = self._merged(case) if case.merged else self.features
         visual = visual.reshape(1, -1, self.spec.width)
         if case.merged:
             memory.synchronise(self.device)
@@ -192,7 +210,8 @@ class Bench:
         places = torch.arange(half, half + n, device=self.device)
         tokens = Tokens.fresh(visual).bare()
         del visual  # it stands in the prompt now
-        timed = _Timed(AimPrune(), self.device)
+        prune = self.prune(case)
+        timed = _Timed(prune.method, self.device)
         stack = stack_of(self.model)
         if case.way == "stock":
             stack.set_attn_implementation("sdpa")  # type: ignore[attr-defined]
@@ -203,7 +222,7 @@ class Bench:
             grid = Layout(1, 1, n)
             prompt = Prompt(embeds, places, tokens, grid)
             cache = DynamicCache()
-            read_prompt(self.model, Plan(prompt, [Prune(timed, Ramp())], 0, _ignore), cache)
+            read_prompt(self.model, Plan(prompt, [Prune(timed, prune.schedule)], 0, _ignore), cache)
         else:
             _, cache, spent = masked.prefill(self.model, embeds, places, Ramp(), clock)
             timed.spent.append(spent)
@@ -214,7 +233,11 @@ class Bench:
             raise RuntimeError(f"{case}: layers saw {took.per_layer}, not {self.per_layer(case)}")
         return took
 
-    def _merged(self) -> Tensor:
+    def _merged(self, case: Case) -> Tensor:
+        if case.own:
+            clip = Tokens.fresh(self.features.flatten(0, 1).unsqueeze(0))
+            grid = Layout(self.setup.frames, SIDE, SIDE)
+            return reduce(DriftMerge(), Seen(clip, clip.x, grid), self.entering(case)).x
         tokens = Tokens.fresh(self.features)
         seen = Seen(tokens, self.features, Layout(1, SIDE, SIDE))
         return reduce(AimMerge(), seen, KEPT).x

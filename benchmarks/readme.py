@@ -1,27 +1,118 @@
-"""Writes the README's table of methods from the registry; measures nothing.
+"""Writes the tables in README.md and docs/methods.md from the registry and from measured JSON.
 
-python -m benchmarks.readme
+    python -m benchmarks.readme
+
+Measures nothing. What stands between the marks is never written by hand.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from benchmarks.record import RESULTS, ROOT
 from tokenreduce.catalogue import markdown
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN = "<!-- methods: written by `make readme`, held to the registry by a test -->\n"
-END = "<!-- end of methods -->"
+README = ROOT / "README.md"
+METHODS = ROOT / "docs" / "methods.md"
+
+Cell = Mapping[str, Any]
 
 
-def renewed(text: str) -> str:
-    """The README's text with today's table. Raises ValueError if its marks are gone."""
-    before, mark, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise ValueError("README.md has lost the marks around its table of methods")
-    return f"{before}{BEGIN}{markdown()}{END}{after}"
+def main() -> None:
+    for path in (README, METHODS):
+        path.write_text(renewed(path), encoding="utf-8")
+
+
+def renewed(path: Path) -> str:
+    """The page's text with today's tables. Raises ValueError if a mark has lost its end."""
+    text = path.read_text(encoding="utf-8")
+    for name, table in TABLES.items():
+        begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
+        before, mark, rest = text.partition(begin)
+        if not mark:
+            continue
+        _, close, after = rest.partition(end)
+        if not close:
+            raise ValueError(f"{path.name}: the table {name} has no end mark")
+        text = f"{before}{begin}{table()}{end}{after}"
+    return text
+
+
+def _cells(name: str = "accuracy") -> list[Cell]:
+    found: list[Cell] = json.loads((RESULTS / f"{name}.json").read_text())["result"]["cells"]
+    return found
+
+
+def at_16(what: str) -> str:
+    """A line a method, a column a share kept: its accuracy on `what`, best share first."""
+    cells = [cell for cell in _cells() if cell["frames"] == 16]
+    shares = sorted({cell["share"] for cell in cells}, reverse=True)
+    by_method: dict[str, dict[float, Cell]] = {}
+    for cell in cells:
+        by_method.setdefault(cell["method"], {})[cell["share"]] = cell
+    best = {
+        share: max(
+            (
+                own[share][what]["value"]
+                for m, own in by_method.items()
+                if share in own and "refused" not in own[share] and m != "none"
+            ),
+            default=0.0,
+        )
+        for share in shares
+    }
+    rows = ["| method | " + " | ".join(f"{share:.3g}" for share in shares) + " |"]
+    rows.append("|---" * (len(shares) + 1) + "|")
+    order = sorted(by_method, key=lambda m: _standing(by_method[m], what), reverse=True)
+    for method in order:
+        shown = [_shown(by_method[method].get(share), what, best[share]) for share in shares]
+        rows.append(f"| `{method}` | " + " | ".join(shown) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def _standing(own: Mapping[float, Cell], what: str) -> float:
+    """The mean over the harder shares, for the order of the rows."""
+    values = [c[what]["value"] for s, c in own.items() if s < 0.2 and "refused" not in c]
+    return sum(values) / len(values) if values else float("-inf") if 1.0 not in own else 2.0
+
+
+def _shown(cell: Cell | None, what: str, best: float) -> str:
+    if cell is None:
+        return ""
+    if "refused" in cell:
+        return "-"
+    one = cell[what]
+    text = f"{one['value']:.3f} ± {(one['high'] - one['low']) / 2:.3f}"
+    return f"**{text}**" if one["value"] == best else text
+
+
+def by_frames(what: str) -> str:
+    """A line for each method and share at 8, 16, 32 and 64 frames."""
+    cells = [cell for cell in _cells() if "refused" not in cell]
+    counts = sorted({cell["frames"] for cell in cells})
+    methods = list(dict.fromkeys(c["method"] for c in cells if c["frames"] != 16))
+    rows = ["| method | share | " + " | ".join(f"{n} frames" for n in counts) + " |"]
+    rows.append("|---" * (len(counts) + 2) + "|")
+    for method in methods:
+        own = [cell for cell in cells if cell["method"] == method]
+        for share in sorted({c["share"] for c in own}, reverse=True):
+            found = {c["frames"]: c for c in own if c["share"] == share}
+            if len(found) > 1:
+                shown = [_shown(found.get(n), what, -1.0) for n in counts]
+                rows.append(f"| `{method}` | {share:.3g} | " + " | ".join(shown) + " |")
+    return "\n".join(rows) + "\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "methods": markdown,
+    "accuracy": lambda: at_16("all"),
+    "needles": lambda: at_16("needles"),
+    "frames": lambda: by_frames("needles"),
+}
 
 
 if __name__ == "__main__":
-    README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")
+    main()

@@ -19,7 +19,7 @@ from tokenreduce.schedule import Once, Schedule
 from tokenreduce.tokens import Tokens
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES = ["plain", "merged", "pruned", "merged_pruned", "merged_masked"]
+CASES = ["plain", "merged", "pruned", "merged_pruned", "merged_masked", "drift"]
 TINY = ["--size", "tiny", "--frames", "2", "--text", "10"]
 
 
