@@ -95,7 +95,7 @@ def test_what_a_method_multiplies(
     request: pytest.FixtureRequest,
 ) -> None:
     if name == "drift-merge":
-        why = "counts its partners once a round, where filter and correlate each compute them"
+        why = "counts for a clip of 64 frames, whatever Sizes.frames says"
         request.applymarker(pytest.mark.xfail(reason=why, strict=False))
     method = METHODS[name]()
     before = seen(site, n, channels, classes, "keys" in method.needs)
