@@ -22,11 +22,15 @@ from typing import Any
 
 from benchmarks import asking, record
 from benchmarks.asking import Asking, Cell, by_cell
+from tokenreduce.cost import llm_cost
 from tokenreduce.demo import questions
+from tokenreduce.models.base import Sampling
 from tokenreduce.models.locate import read_spec
-from tokenreduce.plan import Overrides
+from tokenreduce.models.spec import ModelSpec
+from tokenreduce.plan import Overrides, settle
 from tokenreduce.preset import load_preset
 from tokenreduce.recipes import recipe_names
+from tokenreduce.solving import per_layer
 
 SEEDS = {"report": 90_210, "selection": 31_415}
 PER_CLIP = 14.9  # questions of a clip, on average
@@ -35,6 +39,7 @@ OTHER_FRAMES = (8, 32, 64)
 OWN, RIVALS = "drift", ("random", "aim")  # each is paired with these, our own with every one
 EVERYWHERE = ("drift", "aim", "random", "uniform", "pooling")  # also at other frame counts
 DRAWS = 1000
+TEXT = 30  # text tokens of a typical question, without the time sentence
 
 
 def cells(model: str = "demo") -> list[Cell]:
@@ -60,6 +65,9 @@ def main() -> None:
     parser.add_argument("--questions", type=int, help="at least so many, instead of --clips")
     parser.add_argument("--set", choices=SEEDS, default="report", help="which clips (report)")
     parser.add_argument("--name", default="accuracy", help="of the result (accuracy)")
+    parser.add_argument(
+        "--rows-of", metavar="COMMIT", help="summarise rows made there; ask nothing"
+    )
     parser.add_argument("--no-save", action="store_true", help="print a table only")
     options = parser.parse_args()
     weights = asking.identity(options.model)
@@ -67,17 +75,22 @@ def main() -> None:
     work = options.work or Path("runs") / f"grid-{options.set}-{weights['sha256'][:12]}"
     about = Asking(SEEDS[options.set], clips, options.jobs, options.only, options.model, work)
     every = partial(cells, options.model)
-    asking.run(every, about)
-    kept = by_cell(every(), about)
-    found = result(every(), kept)
+    if options.rows_of is None:
+        asking.run(every, about)
+    kept = by_cell(every(), about, any_code=options.rows_of is not None)
+    found = result(every(), kept, options.model)
     print(table(found))
     if not options.no_save:
         facts = {"clips": clips, "set": options.set, "seed": about.seed, "weights": weights}
+        facts["rows_of"] = options.rows_of or "this commit"
         print(record.write(options.name, {**facts, "cells": found}, {"model": options.model}))
 
 
-def result(every: Sequence[Cell], kept: Mapping[str, dict[int, Any]]) -> list[dict[str, Any]]:
+def result(
+    every: Sequence[Cell], kept: Mapping[str, dict[int, Any]], model: str = "demo"
+) -> list[dict[str, Any]]:
     """One entry a finished cell. refused: why a method cannot reach the share."""
+    spec = read_spec(model)
     found = []
     for cell in every:
         rows = kept.get(cell.name)
@@ -88,7 +101,7 @@ def result(every: Sequence[Cell], kept: Mapping[str, dict[int, Any]]) -> list[di
             found.append({**cell.extra, "refused": refused})
             continue
         one = {**cell.extra, "tokens": _mean(rows, "tokens"), "mean": _mean(rows, "mean_tokens")}
-        one |= {"llm_flops": _mean(rows, "llm_flops"), **_figures(rows)}
+        one |= {"llm_flops": _llm_flops(cell, spec), **_figures(rows)}
         rivals = RIVALS if cell.extra["method"] != OWN else recipe_names()
         one["over"] = {
             rival: {
@@ -108,6 +121,16 @@ def _same(kept: Mapping[str, dict[int, Any]], cell: Cell, rival: str) -> dict[in
     if rival == cell.extra["method"] or rows is None:
         return None
     return None if any("refused" in row for row in rows.values()) else rows
+
+
+def _llm_flops(cell: Cell, spec: ModelSpec) -> int:
+    """Of the language model's prefill with TEXT tokens of text, what a method itself computes left
+    out: benchmarks/methods.py has that."""
+    plan = settle(cell.preset, spec, cell.over, Sampling())
+    layout = spec.layout(plan.frames)
+    visual = min(plan.budget_for(layout.available), layout.available)
+    schedules = [prune.schedule for prune in plan.prunes_for(visual)]
+    return llm_cost(spec.text, per_layer(schedules, spec.text.layers, visual), TEXT).total
 
 
 def _mean(rows: Mapping[int, Any], what: str) -> float:

@@ -209,15 +209,19 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
                 continue
 
 
-def by_cell(cells: Iterable[Cell], asking: Asking) -> dict[str, dict[int, dict[str, Any]]]:
+def by_cell(
+    cells: Iterable[Cell], asking: Asking, *, any_code: bool = False
+) -> dict[str, dict[int, dict[str, Any]]]:
     """The rows of today's code by cell and clip; a cell that lacks a clip is not there, for no
-    figure comes from fewer questions than it states."""
+    figure comes from fewer questions than it states. any_code: rows of whatever code, where all
+    of them are known to come from one commit."""
     every: dict[tuple[str, str | None], dict[int, dict[str, Any]]] = {}
     for row in rows(asking.work):
-        every.setdefault((row["setting"], row.get("code")), {})[row["index"]] = row
+        code = None if any_code else row.get("code")
+        every.setdefault((row["setting"], code), {})[row["index"]] = row
     found = {}
     for cell in cells:
-        own = every.get((cell.name, code_of(cell)), {})
+        own = every.get((cell.name, None if any_code else code_of(cell)), {})
         wanted = {i: row for i, row in own.items() if i < asking.of(cell)}
         if len(wanted) == asking.of(cell):
             found[cell.name] = dict(sorted(wanted.items()))

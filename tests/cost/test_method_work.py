@@ -92,11 +92,7 @@ def test_what_a_method_multiplies(
     n: int,
     channels: int,
     keep: int,
-    request: pytest.FixtureRequest,
 ) -> None:
-    if name == "drift-merge":
-        why = "counts for a clip of 64 frames, whatever Sizes.frames says"
-        request.applymarker(pytest.mark.xfail(reason=why, strict=False))
     method = METHODS[name]()
     before = seen(site, n, channels, classes, "keys" in method.needs)
     ours = overhead.rounds(method, sizes_of(before), keep).matmul

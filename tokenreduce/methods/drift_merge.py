@@ -90,10 +90,10 @@ class DriftMerge:
         return best, index
 
     def work(self, sizes: Sizes, keep: int) -> Cost:
-        """Of one round; a frame holds about n / frames tokens, and frames are not among the sizes:
-        counted as if all odd tokens of a clip of 64 frames were equally spread."""
-        within = max(1, sizes.n // 64)
-        metric = sizes.metric or sizes.channels
-        pairs = sizes.n // 2 * (within // 2 + 1) * (1 + self.back)
+        """Of one round, as if every frame still held as many tokens as any other."""
+        frames, metric = max(1, sizes.frames), sizes.metric or sizes.channels
+        back = min(self.back, frames - 1)
+        reach = 1 + back - back * (back + 1) / (2 * frames)  # the first frames look back less
+        pairs = int(sizes.n / 2 * sizes.n / frames / 2 * reach)
         moved = (sizes.n + keep) * sizes.channels
         return Cost(2 * pairs * metric, 3 * sizes.n * metric + moved) * sizes.rows
