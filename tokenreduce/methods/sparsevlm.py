@@ -94,13 +94,13 @@ class SparseVLM:
         return mean_into(seen, split, affinity, weighted=False)
 
     def work(self, sizes: Sizes, keep: int) -> Cost:
-        """Text against visual embeddings and the text's rows of attention, both for filter and
-        correlation, as if all text rated; distances among the recycled, and to the centres."""
+        """Text against visual embeddings and the text's rows of attention, as if all text rated;
+        distances among the recycled, and to the centres."""
         s, r = self.counts(sizes.n, keep)
         if keep == 0:
             return Cost()
         rating = attending(sizes, sizes.text) + Cost(2 * sizes.n * sizes.text * sizes.channels)
-        return rating * 2 + Cost(2 * r * (r + keep - s) * sizes.channels)
+        return rating + Cost(2 * r * (r + keep - s) * sizes.channels)
 
     def counts(self, n: int, keep: int) -> tuple[int, int]:
         """How many of n are kept by score, and how many of the rest are recycled."""
@@ -117,9 +117,13 @@ class SparseVLM:
 
 def by_rating(seen: Seen) -> Tensor:
     """int64 (b, n): the tokens by falling attention from the raters, the lower index on a tie."""
-    attention, visual = seen.need_attention()
-    score = attention.received(raters(seen), block=16).index_select(1, visual)
-    return score.argsort(dim=1, descending=True, stable=True)
+
+    def ranked() -> Tensor:
+        attention, visual = seen.need_attention()
+        score = attention.received(raters(seen), block=16).index_select(1, visual)
+        return score.argsort(dim=1, descending=True, stable=True)
+
+    return seen.once("sparsevlm rating", ranked)
 
 
 def raters(seen: Seen) -> Tensor:
