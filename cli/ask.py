@@ -1,4 +1,5 @@
-"""`tokenreduce ask`: one question of one video; the options, and how they reach the library."""
+"""`tokenreduce ask`: one question of a video or pictures; the options, and how they reach the
+library."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from tokenreduce.errors import InputError
 
 from . import options as o
 from . import render
-from .question import read_question
+from .question import parted, read_question
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
 
 def ask(
-    file: o.File = None,
-    question: o.Question = None,
+    given: o.Given = None,
     preset: o.Preset = None,
     budget: o.Budget = None,
     keep: o.Keep = None,
@@ -44,7 +44,7 @@ def ask(
     quiet: o.Quiet = False,
     show_settings: o.ShowSettings = False,
 ) -> None:
-    """Ask one QUESTION about one video FILE and print the answer.
+    """Ask one QUESTION about one video FILE, or one or more pictures, and print the answer.
 
     The answer goes to stdout; progress and what it cost go to stderr.
     """
@@ -77,19 +77,26 @@ def ask(
     if show_settings:
         _show(chosen, as_json=as_json)
         return
-    if file is None:
-        raise InputError("no video: give a local file, and a question after it in quotes")
-    _run(file, read_question(question), chosen, as_json=as_json, quiet=quiet)
+    files, question = parted(given)
+    if not files:
+        raise InputError(
+            "no video or picture: give a local file, and a question after it in quotes"
+        )
+    asked = read_question(question)
+    _run(files, asked, chosen, as_json=as_json, quiet=quiet)
 
 
-def _run(file: str, asked: str, chosen: dict[str, Chosen], *, as_json: bool, quiet: bool) -> None:
+def _run(
+    files: list[str], asked: str, chosen: dict[str, Chosen], *, as_json: bool, quiet: bool
+) -> None:
     calm_libraries(quiet=quiet)
     with Watch(quiet=quiet, stream=not as_json) as watch:
         # Here and not above: torch takes seconds to import, and --help must not wait for it.
         from tokenreduce.pipeline import answer
 
         values: dict[str, Any] = {name: one.value for name, one in chosen.items()}
-        result = answer(file, asked, watch=watch, **values)
+        about = files[0] if len(files) == 1 else files
+        result = answer(about, asked, watch=watch, **values)
         watch.finish(result)
     if as_json:
         render.json_object(result.to_json())

@@ -1,4 +1,4 @@
-"""`tokenreduce compare`: several settings on one video, side by side."""
+"""`tokenreduce compare`: several settings on one video or pictures, side by side."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tokenreduce.errors import InputError
+
 from . import options as o
 from . import render
 from .ask import calm_libraries
 from .cost import quantity
-from .question import read_question
+from .question import parted, read_question
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -22,8 +24,7 @@ _HEAD = ("setting", "same", "in", "mean", "prefill", "s", "MiB", "answer")
 
 
 def compare(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The video: a local file.")],
-    question: o.Question = None,
+    given: o.Given = None,
     presets: Annotated[
         str | None,
         typer.Option(
@@ -76,10 +77,11 @@ def compare(
     ] = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Answer one QUESTION about one FILE under several settings, side by side.
+    """Answer one QUESTION about one video FILE, or pictures, under several settings, side by side.
 
-    The video is decoded and encoded once for all settings that look at the same frames. "same"
-    says whether the answer is that of the unreduced model on those frames.
+    A video is decoded and encoded once for all settings that look at the same frames; those that
+    reduce inside the vision encoder encode by themselves. "same" says whether the answer is that
+    of the unreduced model on the same frames or pictures.
     """
     import os
 
@@ -103,13 +105,18 @@ def compare(
     }
     if methods is None and presets is None:
         methods = "aim,random,uniform"
+    files, question = parted(given)
+    if not files:
+        raise InputError(
+            "no video or picture: give a local file, and a question after it in quotes"
+        )
     asked = read_question(question)
     calm_libraries(quiet=quiet)
     with Watch(quiet=quiet, stream=False) as watch:
         from tokenreduce.compare import compare as run
 
         found = run(
-            file,
+            files,
             asked,
             presets=_split(presets),
             methods=_split(methods),

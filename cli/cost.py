@@ -46,7 +46,7 @@ def _rows(answer: Answer, room: int, unicode: bool) -> list[tuple[str, str]]:
     return [
         ("model", f"{escaped(answer.model)}, {quantize}"),
         ("preset", f"{escaped(answer.preset)}: {answer.method}, seed {answer.seed}"),
-        ("frames", _frames(answer)),
+        ("pictures", _pictures(answer)) if answer.images else ("frames", _frames(answer)),
         (
             "visual tokens",
             f"{tokens.raw:,} raw -> {tokens.merged:,} merged ({_share(tokens.merged, tokens.raw)})"
@@ -82,6 +82,11 @@ def _frames(answer: Answer) -> str:
     if used.seconds:
         text += f", from {used.seconds[0]:.2f} s to {used.seconds[-1]:.2f} s"
     return text
+
+
+def _pictures(answer: Answer) -> str:
+    sizes = ", ".join(f"{one.width:,} x {one.height:,}" for one in answer.images)
+    return f"{len(answer.images):,}: {sizes.replace(' ', _TIE).replace(f',{_TIE}', ', ')}"
 
 
 def _layers(tokens: TokenCounts, room: int, unicode: bool) -> str:

@@ -20,12 +20,13 @@ def _option(*names: str, panel: str, metavar: str, help: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel)
 
 
-File = Annotated[str | None, typer.Argument(metavar="FILE", help="The video: a local file.")]
-Question = Annotated[
-    str | None,
+Given = Annotated[
+    list[str] | None,
     typer.Argument(
-        metavar="QUESTION",
-        help="In quotes, at most 20,000 characters; - or nothing reads standard input.",
+        metavar="FILE... [QUESTION]",
+        help="A local video, or one or more pictures (JPEG, PNG, WebP, BMP), then the question in "
+        "quotes, at most 20,000 characters. - for the question, or a single FILE without one, "
+        "reads standard input.",
     ),
 ]
 Preset = Annotated[

@@ -1,12 +1,30 @@
-"""The question, from the command line or from standard input; does not judge what it asks."""
+"""The question, from the command line or from standard input, and what it is asked about; does not
+judge what it asks."""
 
 from __future__ import annotations
 
 import sys
 
 from tokenreduce.errors import InputError
+from tokenreduce.video.inputs import shown
 
 _MOST_BYTES = 1 << 20  # far above what the library accepts, so that its message tells the limit
+
+
+def parted(given: list[str] | None) -> tuple[list[str], str | None]:
+    """Files, and the question if there is one: a single argument is a file, the last of several
+    the question. Raises InputError if the last of several is one more picture."""
+    if not given or len(given) == 1:
+        return list(given or ()), None
+    from tokenreduce.images import is_image
+
+    *files, question = given
+    if is_image(question):
+        raise InputError(
+            f"{shown(question)}: is a picture, where the question should be: give it after the "
+            "files in quotes, or - for standard input"
+        )
+    return files, question
 
 
 def read_question(given: str | None) -> str:

@@ -5,15 +5,22 @@ Knows no step of the road, only what each left behind.
 
 from __future__ import annotations
 
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 
 from tokenreduce import cost, memory, overhead
+from tokenreduce.budget import in_proportion
 from tokenreduce.clock import Clock
-from tokenreduce.models.base import Generation, VideoModel
-from tokenreduce.models.spec import TextSpec
+from tokenreduce.cost import Through
+from tokenreduce.engine.encoder import ToCount
+from tokenreduce.inside import shares_of
+from tokenreduce.models.base import Generation, Prune, VideoModel
+from tokenreduce.models.spec import ModelSpec, TextSpec
+from tokenreduce.models.vision import Within
 from tokenreduce.plan import Plan
-from tokenreduce.result import Answer, FramesUsed, MemoryBytes, TokenCounts, VideoFacts
+from tokenreduce.result import Answer, FramesUsed, MemoryBytes, TokenCounts
 from tokenreduce.viewing import Viewed
+from tokenreduce.work import Cost
 
 
 def account(
@@ -26,28 +33,29 @@ def account(
     text: int,
 ) -> Answer:
     """The result of one question. text: tokens of the prompt that are not visual."""
-    spec, probe, decoded = model.spec, viewed.probe, len(viewed.frame_seconds)
-    own = overhead.before_llm(
-        plan.merge,
-        (spec.vision, spec.text),
-        spec.layout(decoded),
-        viewed.budget,
-        plan.newlines,
-        plan.merge_site,
-    ) + overhead.inside_llm(viewed.prunes, spec.text, generation.per_layer, text)
+    spec, subject = model.spec, viewed.subject
+    through, own = _before_llm(spec, viewed, plan)
+    own += overhead.inside_llm(viewed.prunes, spec.text, generation.per_layer, text)
+    decoded = len(viewed.frame_seconds) or len(subject.images)
     raw = [viewed.raw] * spec.text.layers
     return Answer(
         answer=generation.text,
         finish_reason=generation.finish_reason,
         question=question,
-        video=VideoFacts(
-            probe.path, probe.seconds, probe.width, probe.height, probe.fps, probe.codec
-        ),
+        video=subject.facts,
         frames=FramesUsed(plan.frames, decoded, viewed.frame_seconds),
         tokens=TokenCounts(
             viewed.budget, viewed.raw, viewed.visual.count, text, generation.per_layer
         ),
-        flops=cost.flops(spec, decoded, viewed.raw, generation.per_layer, text, overhead=own),
+        flops=cost.flops(
+            spec,
+            viewed.squares,
+            viewed.raw,
+            generation.per_layer,
+            text,
+            within=through,
+            overhead=own,
+        ),
         seconds=clock.seconds(),
         memory_bytes=MemoryBytes(
             memory.device_peak_bytes(model.device),
@@ -63,7 +71,40 @@ def account(
         generated_tokens=generation.tokens,
         warnings=clock.warnings,
         versions=_versions(),
+        images=subject.images,
     )
+
+
+def _before_llm(spec: ModelSpec, viewed: Viewed, plan: Plan) -> tuple[tuple[Through, ...], Cost]:
+    """How frames went through the tower where tokens left inside it, and what reducing computed
+    beside that, inside the tower or after it."""
+    if viewed.within is not None:
+        return _inside(spec, viewed, viewed.within)
+    most = [layout.available for layout in viewed.layouts]
+    own, sizes = Cost(), (spec.vision, spec.text)
+    for layout, share in zip(
+        viewed.layouts, in_proportion(viewed.visual.count, most, most), strict=True
+    ):
+        if share:
+            own += overhead.before_llm(
+                plan.merge, sizes, layout, share, plan.newlines, plan.merge_site
+            )
+    if own.total and plan.merge is not None:  # the tower shows something of each tile
+        tiles = viewed.squares - sum(layout.frames for layout in viewed.layouts)
+        own += overhead.shown(plan.merge, spec.vision) * tiles
+    return (), own
+
+
+def _inside(spec: ModelSpec, viewed: Viewed, within: Within) -> tuple[tuple[Through, ...], Cost]:
+    """Frames that keep equally many patches, group by group."""
+    own, through = Cost(), []
+    counts = Counter(share.features for share in shares_of(viewed.grid, viewed.budget).shares)
+    for keep, frames in counts.items():
+        prune = Prune(within.method, ToCount(within.schedule, keep))
+        part = Through.of(spec.vision, frames, prune.schedule)
+        through.append(part)
+        own += overhead.inside_encoder((prune,), spec.vision, part)
+    return tuple(through), own
 
 
 def _kv_element_bytes(generation: Generation, spec: TextSpec, text: int) -> int:

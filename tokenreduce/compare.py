@@ -1,6 +1,7 @@
-"""One question about one video, answered under several settings, each beside the unreduced model.
+"""One question about a video or pictures under several settings, each beside the unreduced model.
 
-Decoding and encoding are shared by all settings that look at the same frames. Knows no method.
+Decoding and encoding are shared by all settings that look at the same frames; what reduces inside
+the vision tower shares the decoding alone. Knows no method.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from itertools import groupby
-from os import PathLike
 from typing import Any
 
 from tokenreduce import memory
@@ -23,10 +23,10 @@ from tokenreduce.pipeline import reply
 from tokenreduce.plan import Overrides, Plan, check_context, check_question, settle
 from tokenreduce.preset import Preset, load_preset
 from tokenreduce.result import Answer
-from tokenreduce.seen import Need
+from tokenreduce.subject import FilePath, Subject, probed, read_stills, told_apart
 from tokenreduce.video.decoder import Decoder
-from tokenreduce.video.types import DecoderName, Limits, Probe, Seek
-from tokenreduce.viewing import Encoded, encode, merge
+from tokenreduce.video.types import DecoderName, Limits, Seek
+from tokenreduce.viewing import Encoded, look, merge
 
 FULL = "full"
 _TOO_SMALL = (
@@ -47,9 +47,10 @@ class Row:
 
     @property
     def seconds(self) -> float:
-        """Reducing, reading and answering; what is shared is left out."""
+        """Reducing, reading and answering, and the vision tower where it reduces inside; what is
+        shared is left out."""
         spent = self.answer.seconds
-        return spent.reduce + spent.prefill + spent.generate
+        return spent.encode + spent.reduce + spent.prefill + spent.generate
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class _Setting:
 
 
 def compare(
-    path: str | PathLike[str],
+    path: FilePath | Sequence[FilePath],
     question: str,
     *,
     presets: Sequence[str | Preset] = (),
@@ -113,7 +114,7 @@ def compare(
     without a budget each keeps the preset's share. The first row of each set of frames is the
     unreduced model, where it fits. Raises what `answer` raises, before the video is decoded.
     """
-    asked = check_question(question)
+    asked, files = check_question(question), told_apart(path)
     spec = read_spec(model, revision=revision) if isinstance(model, str) else model.spec
     sampling = Sampling(max_new_tokens, 0.0, seed)
     wanted = [
@@ -122,14 +123,15 @@ def compare(
     ]
     if not wanted:
         raise SettingError("nothing to compare: give --presets, --methods, or both")
-    settings = [_Setting(label, settle(p, spec, over, sampling)) for label, p, over in wanted]
+    clock = Clock(watch)
+    stills = read_stills(files, spec, clock) if files.pictures else None
+    laid = stills.layouts(spec, 0) if stills else ()
+    settings = [_Setting(label, settle(p, spec, over, sampling, laid)) for label, p, over in wanted]
     settings, warnings = _with_references(settings, spec, sampling)
     if isinstance(model, str):
         check(model, revision)
-    clock = Clock(watch)
     with Decoder(limits or Limits()) as child:
-        with clock.part("probe"):
-            probe = child.probe(path)
+        subject = stills or probed(files, child, clock)
         loaded = model
         if isinstance(loaded, str):
             with clock.part("load"):
@@ -144,7 +146,7 @@ def compare(
         for setting in settings:
             check_context(setting.plan, spec, loaded.text_tokens(asked, None))
         with memory.sufficient(_TOO_SMALL):
-            rows = _rows(child, loaded, probe, settings, asked, clock)
+            rows = _rows(child, loaded, subject, settings, asked, clock)
     shared = clock.seconds()
     spent = {"load": shared.load, "decode": shared.decode, "encode": shared.encode}
     return Comparison(tuple(rows), spent, (*warnings, *clock.warnings))
@@ -188,14 +190,16 @@ def _with_references(
                 mean_budget=None,
                 keep=Fraction(1),
                 merge=None,
+                within=None,
                 prunes=(),
                 sampling=sampling,
             )
             try:
                 check_context(whole, spec, 0)
-                found.append(_Setting(f"{FULL}, {whole.frames} frames", whole))
+                found.append(_Setting(f"{FULL}, {whole.frames} {whole.what}", whole))
             except SettingError as refused:
-                warnings.append(f"nothing to compare with at {whole.frames} frames: {refused}")
+                many = f"{whole.frames} {whole.what}"
+                warnings.append(f"nothing to compare with at {many}: {refused}")
         found.append(setting)
     return found, warnings
 
@@ -203,7 +207,7 @@ def _with_references(
 def _rows(
     child: Decoder,
     model: VideoModel,
-    probe: Probe,
+    subject: Subject,
     settings: Sequence[_Setting],
     question: str,
     clock: Clock,
@@ -211,10 +215,7 @@ def _rows(
     rows: list[Row] = []
     for _, group in groupby(settings, key=lambda setting: setting.frames):
         alike = list(group)
-        needs: frozenset[Need] = frozenset().union(
-            *(s.plan.merge.needs for s in alike if s.plan.merge is not None)
-        )
-        shared = encode(child, model, probe, alike[0].plan, clock, needs)
+        shared = look(child, model, subject, [setting.plan for setting in alike], clock)
         # What is set up once is not the first setting's to pay.
         short = replace(alike[-1].plan.sampling, max_new_tokens=1)
         _one(model, shared, replace(alike[-1].plan, sampling=short), question)

@@ -46,11 +46,13 @@ class Pictures:
     paths, sizes  of each file; its width and height, upright, before anything else
     pixels        uint8 (f, S, S, 3), RGB: one of each picture; of a single one that is looked at in
                   tiles, the whole and then the tiles row by row
+    formats       of each file: jpeg, png, webp or bmp
     """
 
     paths: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     pixels: Pixels
+    formats: tuple[str, ...]
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
@@ -75,11 +77,17 @@ def read_images(
     """The pictures at `paths`, at least one, brought to the tower's size as `spec.still` says.
 
     Rotated as EXIF says; transparent parts are white; of an animation the first frame. Raises
-    InputError for a file that is no picture, is damaged, or has more than `max_pixels`.
+    InputError for a file that is no picture, is damaged, or has more than `max_pixels`, and for a
+    model that takes no pictures.
     """
     if not paths:
         raise InputError("no picture: give the path of at least one")
-    sizes, pixels = [], []
+    if spec.still is None:
+        raise InputError(
+            f"{shown(paths[0])}: is a picture, and {spec.name} takes videos alone: give one, or "
+            "choose another --model"
+        )
+    sizes, pixels, formats = [], [], []
     for path in paths:
         image = opened(path, max_pixels)
         try:
@@ -87,12 +95,13 @@ def read_images(
         except InputError as error:
             raise InputError(f"{shown(path)}: {error}") from None
         sizes.append(image.size)
+        formats.append((image.format or "").lower())
     absolute = tuple(os.path.abspath(path) for path in paths)
-    return Pictures(absolute, tuple(sizes), np.concatenate(pixels))
+    return Pictures(absolute, tuple(sizes), np.concatenate(pixels), tuple(formats))
 
 
 def opened(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture in RGB and upright. Raises InputError."""
+    """The picture in RGB and upright; `format` is that of the file. Raises InputError."""
     absolute, name = checked(path), shown(path)
     try:
         with warnings.catch_warnings():
@@ -108,7 +117,9 @@ def opened(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.
                         f"{max_pixels / 1e6:g} million: scale it down"
                     )
                 image.load()
-                return _upright(rgb(image), image)
+                made = _upright(rgb(image), image)
+                made.format = image.format  # a conversion forgets it
+                return made
     except InputError:
         raise
     except UnidentifiedImageError:

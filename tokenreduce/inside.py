@@ -24,31 +24,39 @@ from tokenreduce.weaving import raw_places, weave
 def patch_layout(spec: ModelSpec, frames: int) -> Layout:
     """Of frames whose patches are not pooled. A newline after each row would cost the rows that are
     left almost as much as it tells: one follows the frame."""
-    newline = "frame" if spec.newline == "grid" else spec.newline
-    return Layout(frames, spec.vision.side, spec.vision.side, newline)
+    return patches_of(spec, spec.layout(frames))
 
 
-def shares_of(spec: ModelSpec, frames: int, budget: int) -> Allotment:
-    """What each frame keeps of `budget`. Raises SettingError below one patch a frame: inside the
-    tower frames do not see each other."""
-    layout = patch_layout(spec, frames)
+def patches_of(spec: ModelSpec, layout: Layout) -> Layout:
+    """Of the frames or pictures of `layout` if no patch of theirs is pooled."""
+    newline = "frame" if layout.newline == "grid" else layout.newline
+    return Layout(layout.frames, spec.vision.side, spec.vision.side, newline)
+
+
+def shares_of(layout: Layout, budget: int) -> Allotment:
+    """What each frame of a layout of patches keeps of `budget`. Raises SettingError below one patch
+    a frame: inside the tower frames do not see each other."""
     given = allot(layout, budget)
     if any(share.stop - share.start > 1 or share.features < 1 for share in given.shares):
         raise SettingError(
-            f"a budget of {budget} for {frames} frames: inside the vision encoder each keeps at "
-            f"least one token: give a budget of {frames + layout.trailing} or more, or fewer frames"
+            f"a budget of {budget} for {layout.frames} frames: inside the vision encoder each "
+            f"keeps at least one token: give a budget of {layout.frames + layout.trailing} or "
+            "more, or fewer frames"
         )
     return given
 
 
-def look_inside(model: VideoModel, pixels: Tensor, budget: int, within: Within) -> Tokens:
+def look_inside(
+    model: VideoModel, pixels: Tensor, budget: int, within: Within, layout: Layout | None = None
+) -> Tokens:
     """Frames, uint8 (f, S, S, 3), through the tower to one row of exactly min(budget, available)
-    tokens, newlines included; places along `patch_layout`. within.keep is set from the budget.
+    tokens, newlines included. within.keep is set from the budget.
 
-    Raises SettingError below one token a frame.
+    layout: of all their patches, along which places count; by default `patch_layout`. Raises
+    SettingError below one token a frame.
     """
-    layout = patch_layout(model.spec, pixels.shape[0])
-    given = shares_of(model.spec, layout.frames, budget)
+    layout = layout or patch_layout(model.spec, pixels.shape[0])
+    given = shares_of(layout, budget)
     groups: dict[int, list[int]] = {}
     for share in given.shares:
         groups.setdefault(share.features, []).append(share.start)

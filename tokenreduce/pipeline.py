@@ -1,4 +1,4 @@
-"""From a file and a question to an answer and its cost: the whole road, read top to bottom.
+"""From a file, or several pictures, and a question to an answer and its cost: the whole road.
 
 Knows what happens when, and nothing about how: decoding, encoding, reducing and generating live
 in their own places. Tells a watcher what goes on and never prints.
@@ -6,8 +6,8 @@ in their own places. Tells a watcher what goes on and never prints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
-from os import PathLike
 
 from tokenreduce import memory
 from tokenreduce.account import account
@@ -20,18 +20,20 @@ from tokenreduce.models.load import check, load, read_spec
 from tokenreduce.plan import Overrides, Plan, check_context, check_question, settle
 from tokenreduce.preset import Preset, load_preset
 from tokenreduce.result import Answer
+from tokenreduce.stills import available
+from tokenreduce.subject import FilePath, Footage, Subject, probed, read_stills, told_apart
 from tokenreduce.video.decoder import Decoder
-from tokenreduce.video.types import DecoderName, Limits, Probe, Seek
-from tokenreduce.viewing import Viewed, view
+from tokenreduce.video.types import DecoderName, Limits, Seek
+from tokenreduce.viewing import Viewed, look, merge
 
 _TOO_SMALL = (
-    "the device's memory does not suffice for this video: set a smaller --budget, fewer --frames, "
-    "or --quantize nf4"
+    "the device's memory does not suffice for this: set a smaller --budget, fewer --frames, or "
+    "--quantize nf4"
 )
 
 
 def answer(
-    path: str | PathLike[str],
+    path: FilePath | Sequence[FilePath],
     question: str,
     *,
     preset: str | Preset = "balanced",
@@ -55,7 +57,8 @@ def answer(
     limits: Limits | None = None,
     watch: Watcher = ignore,
 ) -> Answer:
-    """Answers `question` about the video at `path` with exactly the budgeted visual tokens.
+    """Answers `question` about the video or picture at `path`, or about several pictures, with
+    exactly the budgeted visual tokens.
 
     preset         a name (`tokenreduce presets`), the path of a TOML file, or a Preset
     model          an alias (`tokenreduce models`), a hub id, a local folder, or a loaded
@@ -65,7 +68,8 @@ def answer(
     keep           share of the raw visual tokens kept, instead of a budget
     mean_budget    instead of both: visual tokens a layer of the LLM works on, on average; at most
                    that, as near as whole tokens allow
-    frames         how many to sample over the whole video
+    frames         how many to sample over the whole video; like seek, decoder and time_text
+                   without effect on pictures
     temperature    0 is greedy
     watch          called with each event as it happens
 
@@ -73,18 +77,21 @@ def answer(
     question, SettingError for an option, ModelError for the model, CapacityError for the device.
     """
     clock = Clock(watch)
-    asked = check_question(question)
+    asked, files = check_question(question), told_apart(path)
     chosen = preset if isinstance(preset, Preset) else load_preset(preset)
     spec = read_spec(model, revision=revision) if isinstance(model, str) else model.spec
     over = Overrides(budget, keep, mean_budget, method, frames, seek, decoder, newlines, time_text)
-    plan = settle(chosen, spec, over, Sampling(max_new_tokens, temperature, seed))
+    sampling = Sampling(max_new_tokens, temperature, seed)
+    stills = read_stills(files, spec, clock) if files.pictures else None
+    plan = settle(chosen, spec, over, sampling, stills.layouts(spec, 0) if stills else ())
+    if stills:
+        _warn_of_no_use(over, clock)
     if isinstance(model, str):
         check(model, revision)
     with Decoder(limits or Limits()) as child:
-        with clock.part("probe"):
-            probe = child.probe(path)
-        frames_there = _expected_frames(plan, probe)
-        check_context(plan, spec, 0, frames_there)  # before any weight is loaded
+        subject = stills or probed(files, child, clock)
+        raw = available(subject.layouts(spec, plan.frames))
+        check_context(plan, spec, 0, raw)  # before any weight is loaded
         loaded = model
         if isinstance(loaded, str):
             with clock.part("load"):
@@ -98,29 +105,26 @@ def answer(
                 )
         memory.reset_device_peak(loaded.device)
         clock.question_begins()
-        text = _text_before(loaded, asked, plan, probe.seconds, frames_there)
-        check_context(plan, spec, text, frames_there)
+        check_context(plan, spec, _text_before(loaded, asked, plan, subject), raw)
         _warn_of_toy_world(loaded, asked, clock)
         with memory.sufficient(_TOO_SMALL):
-            viewed = view(child, loaded, probe, plan, clock)
+            viewed = merge(loaded, look(child, loaded, subject, (plan,), clock), plan, clock)
     with memory.sufficient(_TOO_SMALL):
         return reply(loaded, viewed, asked, plan, clock)
 
 
 def reply(model: VideoModel, viewed: Viewed, question: str, plan: Plan, clock: Clock) -> Answer:
-    """Asks the LLM about a viewed video, and accounts for what the whole run took.
+    """Asks the LLM about what was viewed, and accounts for what the whole run took.
 
     Raises SettingError if the prompt exceeds the model's context window.
     """
     sentence = None
     if plan.time_text:
-        sentence = time_sentence(viewed.probe.seconds, viewed.frame_seconds)
+        sentence = time_sentence(viewed.subject.facts.seconds, viewed.frame_seconds)
     clock.begin("prefill")
-    prompt = model.prompt(
-        question, sentence, viewed.visual, model.spec.layout(len(viewed.frame_seconds))
-    )
+    prompt = model.prompt(question, sentence, viewed.visual, viewed.grid)
     # The headers a video was judged by before it was decoded may have been wrong.
-    check_context(plan, model.spec, prompt.text_count, len(viewed.frame_seconds))
+    check_context(plan, model.spec, prompt.text_count, viewed.raw)
 
     def on_prefill(seconds: float) -> None:
         clock.spend("prefill", seconds)
@@ -142,16 +146,16 @@ def _warn_of_toy_world(model: VideoModel, question: str, clock: Clock) -> None:
         )
 
 
-def _expected_frames(plan: Plan, probe: Probe) -> int:
-    """How many frames will be decoded: no more than the video has, as far as it says."""
-    if not probe.fps > 0:
-        return plan.frames
-    return max(1, min(plan.frames, int(probe.seconds * probe.fps) + 1))
+def _warn_of_no_use(over: Overrides, clock: Clock) -> None:
+    if over.of_videos:
+        named = ", ".join("--" + name.replace("_", "-") for name in over.of_videos)
+        clock.warn(f"{named}: only for videos, of no effect on pictures")
 
 
-def _text_before(model: VideoModel, question: str, plan: Plan, seconds: float, frames: int) -> int:
+def _text_before(model: VideoModel, question: str, plan: Plan, subject: Subject) -> int:
     """Text tokens of the prompt, counted before decoding with evenly spaced stand-in times."""
-    if not plan.time_text:
+    if not plan.time_text or not isinstance(subject, Footage):
         return model.text_tokens(question, None)
+    seconds, frames = subject.probe.seconds, subject.expected(plan.frames)
     times = [i * seconds / frames for i in range(frames)]
     return model.text_tokens(question, time_sentence(seconds, times))

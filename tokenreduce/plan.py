@@ -1,107 +1,66 @@
 """What one run will do, settled before anything is decoded: frames, budget, reductions, sampling.
 
 A preset counts relative to the model; the caller's own numbers override it. Knows the model by its
-ModelSpec only, and the video not at all.
+ModelSpec only, a video not at all, and of pictures how they will be laid out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import get_args
 
 from tokenreduce.budget import Layout, NewlineKeep
 from tokenreduce.errors import InputError, SettingError
+from tokenreduce.inside import patches_of, shares_of
 from tokenreduce.models.base import Prune, Sampling
 from tokenreduce.models.spec import ModelSpec
-from tokenreduce.paradigm import Method
-from tokenreduce.preset import Preset, method_label
+from tokenreduce.models.vision import Within
+from tokenreduce.planned import Overrides, Plan
+from tokenreduce.preset import Preset, Stage, method_label
 from tokenreduce.recipes import FEWER_FRAMES, with_method
-from tokenreduce.solving import eased, entering
-from tokenreduce.video.types import DecoderName, Seek
+from tokenreduce.stills import available
+
+__all__ = ["Overrides", "Plan", "check_context", "check_question", "native", "settle"]
 
 MAX_QUESTION_CHARACTERS = 20_000
 
 
-@dataclass(frozen=True)
-class Overrides:
-    """What a caller sets over the preset; None leaves it to the preset or the model.
-
-    method  another than the preset's, by name (`recipes.recipe_names`)
-    budget  visual tokens entering the LLM, newlines included     keep  share of the raw count
-    mean_budget  instead of the two: visual tokens a layer of the LLM works on, on average
-    frames  how many to sample                                    time_text  the time instruction
-    """
-
-    budget: int | None = None
-    keep: float | Fraction | None = None
-    mean_budget: int | None = None
-    method: str | None = None
-    frames: int | None = None
-    seek: Seek | None = None
-    decoder: DecoderName | None = None
-    newlines: NewlineKeep | None = None
-    time_text: bool | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Settled, but for what depends on how many frames there are: `keep` is a share of them, and
-    `mean_budget` is met by the tokens that enter, or by the schedules where nothing acts before."""
-
-    preset: str
-    label: str
-    frames: int
-    seek: Seek
-    decoder: DecoderName
-    budget: int | None
-    keep: Fraction
-    mean_budget: int | None
-    depth: int
-    newlines: NewlineKeep
-    time_text: bool
-    merge: Method | None
-    merge_site: Literal["frames", "clip"]
-    prunes: tuple[Prune, ...]
-    sampling: Sampling
-
-    def budget_for(self, layout: Layout) -> int:
-        """Visual tokens that may enter the LLM when `layout` is what was decoded; at least 1."""
-        if self.budget is not None:
-            return self.budget
-        if self.mean_budget is not None and self.merge is not None:
-            schedules = [prune.schedule for prune in self.prunes]
-            return entering(self.mean_budget, schedules, self.depth, layout.available)
-        return max(1, int(layout.available * self.keep))
-
-    def prunes_for(self, visual: int) -> tuple[Prune, ...]:
-        """What acts inside the LLM when `visual` tokens enter it. Raises SettingError where the
-        mean budget cannot be reached."""
-        if self.mean_budget is None or self.merge is not None or not self.prunes:
-            return self.prunes
-        return eased(self.prunes, self.mean_budget, self.depth, visual)
-
-
-def settle(preset: Preset, spec: ModelSpec, over: Overrides, sampling: Sampling) -> Plan:
+def settle(
+    preset: Preset,
+    spec: ModelSpec,
+    over: Overrides,
+    sampling: Sampling,
+    pictures: Sequence[Layout] = (),
+) -> Plan:
     """The preset made absolute for this model, with the caller's overrides.
 
-    Raises SettingError where a number is impossible or two of them contradict each other.
+    pictures: how they will be laid out; none for a video. What presets and callers say of frames
+    and times means nothing for pictures. Raises SettingError where a number is impossible or two
+    of them contradict each other.
     """
     _check(over)
     frames = over.frames if over.frames is not None else native(preset.video.frames, spec)
     keep = preset.keep if over.keep is None else Fraction(str(over.keep))
     if over.method is not None:
-        preset = with_method(preset, over.method)
+        preset = with_method(preset, over.method, spec)
     if over.method == FEWER_FRAMES:
-        frames, keep = _fewer(frames, keep, over, spec), Fraction(1)
+        frames, keep = _fewer(frames, keep, over, spec, pictures), Fraction(1)
         over = replace(over, budget=None, keep=None, mean_budget=None)
     elif over.keep is None:
         keep = preset.keep
+    if pictures:
+        frames = pictures[0].frames
+        over = replace(over, seek="exact", decoder="auto", time_text=False)
+    laid = pictures or (spec.layout(frames),)
     before = preset.before_llm
+    inside = before is not None and before.at == "encoder"
     plan = Plan(
         preset=preset.name,
         label=FEWER_FRAMES if over.method == FEWER_FRAMES else method_label(preset),
         frames=frames,
+        raw=available(laid),
         seek=over.seek or preset.video.seek,
         decoder=over.decoder or preset.video.decoder,
         budget=over.budget,
@@ -110,17 +69,26 @@ def settle(preset: Preset, spec: ModelSpec, over: Overrides, sampling: Sampling)
         depth=spec.text.layers,
         newlines=over.newlines or preset.newlines,
         time_text=spec.time_text if over.time_text is None else over.time_text,
-        merge=None if before is None else before.method,
+        merge=None if before is None or inside else before.method,
         merge_site="clip" if before is not None and before.at == "clip" else "frames",
+        within=_within(before, sampling.seed),
         prunes=tuple(
             Prune(stage.method, stage.planned)
             for stage in preset.in_llm
             if stage.planned is not None
         ),
         sampling=sampling,
+        pictures=bool(pictures),
     )
-    _reachable(plan, spec.layout(frames))
+    _reachable(plan, spec, laid)
     return plan
+
+
+def _within(before: Stage | None, seed: int) -> Within | None:
+    """What acts inside the tower; the budget will say how much it keeps."""
+    if before is None or before.at != "encoder" or before.planned is None:
+        return None
+    return Within(before.method, before.planned, 1, seed, before.proportional)
 
 
 def _check(over: Overrides) -> None:
@@ -138,25 +106,47 @@ def _check(over: Overrides) -> None:
         raise SettingError(f"newlines is {over.newlines!r}; it can be {allowed}")
 
 
-def _fewer(frames: int, keep: Fraction, over: Overrides, spec: ModelSpec) -> int:
-    """As many whole frames as the tokens allowed hold, at least one."""
-    wanted = over.budget or over.mean_budget or int(spec.layout(frames).available * keep)
-    return max(1, min(frames, wanted // spec.layout(1).available))
+def _fewer(
+    frames: int, keep: Fraction, over: Overrides, spec: ModelSpec, pictures: Sequence[Layout]
+) -> int:
+    """As many whole frames as the tokens allowed hold. Raises SettingError if that is none."""
+    if pictures:
+        raise SettingError(
+            f"{FEWER_FRAMES} leaves out frames of a video, and pictures are all wanted: choose "
+            "another --method"
+        )
+    whole = spec.layout(frames).available
+    wanted = over.budget or over.mean_budget or int(whole * keep)
+    one, each = spec.layout(1).available, spec.layout(1).per_frame
+    if wanted < one:
+        raise SettingError(
+            f"{FEWER_FRAMES} keeps whole frames, and one is {one} tokens, more than the {wanted} "
+            f"allowed: give {one} or more"
+        )
+    return min(frames, 1 + (wanted - one) // each)
 
 
-def _reachable(plan: Plan, layout: Layout) -> None:
+def _reachable(plan: Plan, spec: ModelSpec, laid: Sequence[Layout]) -> None:
     """Refuses now what could only be refused once the video has been read."""
-    plan.prunes_for(layout.available)
-    if plan.merge is not None:
+    plan.prunes_for(plan.raw)
+    if plan.within is not None:
+        if len(laid) > 1:
+            raise SettingError(
+                f"{spec.name} looks at a picture in tiles, of which parts are padding: choose a "
+                "method that acts after the encoder"
+            )
+        if plan.budget_for(plan.raw) < plan.raw:
+            shares_of(patches_of(spec, laid[0]), plan.budget_for(plan.raw))
+    if not plan.enters_whole:
         return
-    wanted = plan.budget_for(layout)
+    wanted = plan.budget_for(plan.raw)
     if plan.mean_budget is not None and not plan.prunes:
         wanted = plan.mean_budget
-    if wanted < layout.available:
+    if wanted < plan.raw:
         instead = "give --mean-budget" if plan.prunes else "choose another preset or --method"
         raise SettingError(
-            f"{plan.label} reduces nothing before the LLM, and {plan.frames} frames are "
-            f"{layout.available} tokens, not {wanted}: {instead}, or fewer --frames"
+            f"{plan.label} reduces nothing before the LLM, and {plan.frames} {plan.what} are "
+            f"{plan.raw} tokens, not {wanted}: {instead}, or {plan.less}"
         )
 
 
@@ -178,21 +168,21 @@ def check_question(question: str) -> str:
     return stripped
 
 
-def check_context(plan: Plan, spec: ModelSpec, text: int, frames: int | None = None) -> None:
+def check_context(plan: Plan, spec: ModelSpec, text: int, raw: int | None = None) -> None:
     """Raises SettingError where visual, text and answer tokens exceed the context window.
 
-    text    tokens of the prompt that are not visual, as far as they are known (0 before loading)
-    frames  how many there will be, where that is known better than from the plan
+    text  tokens of the prompt that are not visual, as far as they are known (0 before loading)
+    raw   visual tokens there will be, where that is known better than from the plan
     """
-    layout = spec.layout(plan.frames if frames is None else frames)
-    visual = min(plan.budget_for(layout), layout.available)
+    raw = plan.raw if raw is None else raw
+    visual = min(plan.budget_for(raw), raw)
     fits = spec.text.context - text - plan.sampling.max_new_tokens
     if visual <= fits:
         return
     if fits < 1:
-        advice = "the text alone is too long: ask less, sample fewer frames, or --no-time-text"
+        advice = f"the text alone is too long: ask less, look at {plan.less}, or --no-time-text"
     elif text == 0:  # not counted yet: no number would be the right one
-        advice = "set a smaller --budget or fewer --frames, and leave room for the question"
+        advice = f"set a smaller --budget or {plan.less}, and leave room for the question"
     else:
         advice = f"the largest budget that fits is {fits} (--budget {fits})"
     raise SettingError(

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from tokenreduce.budget import NewlineKeep
 from tokenreduce.methods import METHODS
+from tokenreduce.methods.tome import ToMe
 from tokenreduce.paradigm import Method, Site
 from tokenreduce.schedule import SCHEDULES, Schedule
 from tokenreduce.shipped import find_preset, preset_names
@@ -75,6 +76,12 @@ class Stage:
         """The schedule that holds."""
         return self.schedule or self.method.usual
 
+    @property
+    def proportional(self) -> bool:
+        """Inside the encoder, attention counts merged tokens by their size (ToMe, arXiv 2210.09461,
+        equation 1)."""
+        return isinstance(self.method, ToMe)
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -102,7 +109,7 @@ class Preset:
         if self.keep < 1 and before == 0:
             raise ValueError(
                 f"keep is {self.keep}, but no stage reduces before the LLM; add a [[stage]] with "
-                "at = 'frames' or 'clip', or keep = 1"
+                "at = 'encoder', 'frames' or 'clip', or keep = 1"
             )
 
     @property

@@ -14,7 +14,8 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What the probe found. seconds: duration; width and height after rotation, in pixels."""
+    """What the probe found. seconds: duration; width and height after rotation, in pixels. Of
+    pictures: the first one, with seconds and fps 0 and its format as codec."""
 
     path: str
     seconds: float
@@ -25,8 +26,18 @@ class VideoFacts:
 
 
 @dataclass(frozen=True)
+class ImageFacts:
+    """A picture that was asked about. width and height upright, in pixels."""
+
+    path: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class FramesUsed:
-    """seconds: presentation time of each decoded frame on the video's own clock."""
+    """seconds: presentation time of each decoded frame on the video's own clock; of pictures,
+    which are counted as frames, there are none."""
 
     requested: int
     decoded: int
@@ -122,6 +133,7 @@ class Answer:
     generated_tokens: int
     warnings: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    images: tuple[ImageFacts, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A plain object of strings, numbers, lists and objects."""

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_origin, get_type_hints
 
-from tokenreduce.result import Answer
+from tokenreduce.result import Answer, ImageFacts
 
 PAGE = Path(__file__).parents[2] / "docs" / "json.md"
 WORDS: dict[Any, str] = {
@@ -21,6 +21,7 @@ WORDS: dict[Any, str] = {
     tuple[float, ...]: "list of numbers",
     tuple[str, ...]: "list of strings",
     dict[str, str]: "object of strings",
+    tuple[ImageFacts, ...]: "list of objects",
 }
 
 

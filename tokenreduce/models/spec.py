@@ -125,7 +125,8 @@ class ModelSpec:
     native_frames   how many frames it was trained on; presets count in multiples of it
     time_text       it was trained with LLaVA-Video's time instruction
     toy_world       None, or the version of the generated world that is all it knows
-    still           how pictures are brought to the tower's size; tiling: how, for "tiles"
+    still           how pictures are brought to the tower's size, None for a model that takes videos
+                    alone; tiling: how, for "tiles"
     """
 
     name: str
@@ -136,7 +137,7 @@ class ModelSpec:
     native_frames: int
     time_text: bool
     toy_world: str | None = None
-    still: Still = "stretch"
+    still: Still | None = "stretch"
     tiling: Tiling | None = None
 
     @property

@@ -31,7 +31,7 @@ def checked(path: str | os.PathLike[str]) -> str:
         facts = os.stat(absolute)
         if not stat.S_ISREG(facts.st_mode):
             kind = "a directory" if stat.S_ISDIR(facts.st_mode) else "a pipe, socket or device"
-            raise InputError(f"{name}: is {kind}; give one regular video file")
+            raise InputError(f"{name}: is {kind}; give one regular file")
         if facts.st_size == 0:
             raise InputError(f"{name}: is empty; choose or copy the file again")
         with open(absolute, "rb"):
@@ -41,7 +41,7 @@ def checked(path: str | os.PathLike[str]) -> str:
             raise InputError(
                 f"{name}: is an address; only local files are read: download it first"
             ) from None
-        raise InputError(f"{name}: no such file; give the path of a local video file") from None
+        raise InputError(f"{name}: no such file; give the path of a local file") from None
     except PermissionError:
         raise InputError(f"{name}: no permission to read it; change its mode or owner") from None
     except (OSError, ValueError) as error:

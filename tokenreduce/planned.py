@@ -1,0 +1,111 @@
+"""A run settled before anything is decoded, and what a caller may set; knows no preset.
+
+How a Plan comes about stands in `tokenreduce.plan`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from tokenreduce.budget import NewlineKeep
+from tokenreduce.models.base import Prune, Sampling
+from tokenreduce.models.vision import Within
+from tokenreduce.paradigm import Method
+from tokenreduce.seen import Need
+from tokenreduce.solving import eased, entering
+from tokenreduce.video.types import DecoderName, Seek
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What a caller sets over the preset; None leaves it to the preset or the model.
+
+    method  another than the preset's, by name (`recipes.recipe_names`)
+    budget  visual tokens entering the LLM, newlines included     keep  share of the raw count
+    mean_budget  instead of the two: visual tokens a layer of the LLM works on, on average
+    frames  how many to sample                                    time_text  the time instruction
+    """
+
+    budget: int | None = None
+    keep: float | Fraction | None = None
+    mean_budget: int | None = None
+    method: str | None = None
+    frames: int | None = None
+    seek: Seek | None = None
+    decoder: DecoderName | None = None
+    newlines: NewlineKeep | None = None
+    time_text: bool | None = None
+
+    @property
+    def of_videos(self) -> tuple[str, ...]:
+        """Names of the settings given that mean nothing for pictures."""
+        names = ("frames", "seek", "decoder", "time_text")
+        return tuple(name for name in names if getattr(self, name) not in (None, False))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settled, but for what depends on how many frames there are: `keep` is a share of them, and
+    `mean_budget` is met by the tokens that enter, or by the schedules where nothing acts before.
+
+    frames  of a video, or how many pictures       raw     tokens of as many, nothing reduced
+    merge   acts at `merge_site` after the tower   within  acts inside it, until a count that the
+                                                           budget decides; one of the two at most
+    """
+
+    preset: str
+    label: str
+    frames: int
+    raw: int
+    seek: Seek
+    decoder: DecoderName
+    budget: int | None
+    keep: Fraction
+    mean_budget: int | None
+    depth: int
+    newlines: NewlineKeep
+    time_text: bool
+    merge: Method | None
+    merge_site: Literal["frames", "clip"]
+    within: Within | None
+    prunes: tuple[Prune, ...]
+    sampling: Sampling
+    pictures: bool = False
+
+    @property
+    def what(self) -> str:
+        """What is looked at, in words."""
+        return "pictures" if self.pictures else "frames"
+
+    @property
+    def less(self) -> str:
+        """How to look at fewer of them."""
+        return "fewer pictures" if self.pictures else "fewer --frames"
+
+    @property
+    def enters_whole(self) -> bool:
+        """Nothing acts before the LLM."""
+        return self.merge is None and self.within is None
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What is asked of the tower's last layer."""
+        return frozenset() if self.merge is None else self.merge.needs
+
+    def budget_for(self, raw: int) -> int:
+        """Visual tokens that may enter the LLM of `raw` that there are; at least 1."""
+        if self.budget is not None:
+            return self.budget
+        if self.mean_budget is not None and not self.enters_whole:
+            schedules = [prune.schedule for prune in self.prunes]
+            return entering(self.mean_budget, schedules, self.depth, raw)
+        return max(1, int(raw * self.keep))
+
+    def prunes_for(self, visual: int) -> tuple[Prune, ...]:
+        """What acts inside the LLM when `visual` tokens enter it. Raises SettingError where the
+        mean budget cannot be reached."""
+        if self.mean_budget is None or not self.enters_whole or not self.prunes:
+            return self.prunes
+        return eased(self.prunes, self.mean_budget, self.depth, visual)
