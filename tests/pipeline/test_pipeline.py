@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,18 @@ def test_settings_are_refused_before_the_file_is_opened(model: VideoModel) -> No
         tokenreduce.answer("/no/such/file.mp4", QUESTION, model=model, budget=0)
     with pytest.raises(InputError, match="no/such"):
         tokenreduce.answer("/no/such/file.mp4", QUESTION, model=model)
+
+
+@pytest.mark.parametrize(("allowed", "frames"), [(42, 1), (83, 1), (84, 2), (336, 8), (999, 8)])
+def test_fewer_frames_are_as_many_as_fit(model: VideoModel, allowed: int, frames: int) -> None:
+    for over in (Overrides(budget=allowed), Overrides(mean_budget=allowed)):
+        wanted = replace(over, method="fewer-frames", frames=8)
+        plan = settle(load_preset("fast"), model.spec, wanted, Sampling())
+        assert (plan.frames, plan.budget_for(plan.raw)) == (frames, 42 * frames)
+
+
+def test_where_not_even_one_frame_fits_the_least_is_named(clip: Path, model: VideoModel) -> None:
+    assert ask(clip, model, method="fewer-frames", budget=84).frames.decoded == 2
+    for options in ({"budget": 41}, {"mean_budget": 41}, {"keep": 0.1}, {"budget": 1}):
+        with pytest.raises(SettingError, match=r"one is 42 tokens, .* give 42 or more"):
+            ask(clip, model, method="fewer-frames", **options)
