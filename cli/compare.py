@@ -126,9 +126,6 @@ def compare(
             watch=watch,
             **values,
         )
-    if not quiet:
-        for message in found.warnings:
-            render.warning(message)
     if as_json:
         render.json_object(found.to_json())
     elif as_csv:

@@ -23,7 +23,7 @@ def _option(*names: str, panel: str, metavar: str, help: str) -> Any:
 Given = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="FILE... [QUESTION]",
+        metavar="FILE... QUESTION",
         help="A local video, or one or more pictures (JPEG, PNG, WebP, BMP), then the question in "
         "quotes, at most 20,000 characters. - for the question, or a single FILE without one, "
         "reads standard input.",

@@ -19,7 +19,7 @@ from tokenreduce.events import Watcher, ignore
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.models.load import check, load, read_spec
 from tokenreduce.models.spec import ModelSpec
-from tokenreduce.pipeline import reply
+from tokenreduce.pipeline import reply, warn_of_no_use
 from tokenreduce.plan import Overrides, Plan, check_context, check_question, settle
 from tokenreduce.preset import Preset, load_preset
 from tokenreduce.result import Answer
@@ -127,7 +127,9 @@ def compare(
     stills = read_stills(files, spec, clock) if files.pictures else None
     laid = stills.layouts(spec, 0) if stills else ()
     settings = [_Setting(label, settle(p, spec, over, sampling, laid)) for label, p, over in wanted]
-    settings, warnings = _with_references(settings, spec, sampling)
+    settings = _with_references(settings, spec, sampling, clock)
+    if stills:
+        warn_of_no_use(Overrides(frames=frames), clock)
     if isinstance(model, str):
         check(model, revision)
     with Decoder(limits or Limits()) as child:
@@ -149,7 +151,7 @@ def compare(
             rows = _rows(child, loaded, subject, settings, asked, clock)
     shared = clock.seconds()
     spent = {"load": shared.load, "decode": shared.decode, "encode": shared.encode}
-    return Comparison(tuple(rows), spent, (*warnings, *clock.warnings))
+    return Comparison(tuple(rows), spent, clock.warnings)
 
 
 def _grid(
@@ -173,11 +175,10 @@ def _grid(
 
 
 def _with_references(
-    settings: list[_Setting], spec: ModelSpec, sampling: Sampling
-) -> tuple[list[_Setting], list[str]]:
+    settings: list[_Setting], spec: ModelSpec, sampling: Sampling, clock: Clock
+) -> list[_Setting]:
     """The same, the unreduced model before the first of each set of frames, where it fits."""
     found: list[_Setting] = []
-    warnings: list[str] = []
     done = set()
     for setting in sorted(settings, key=lambda setting: setting.frames):
         if setting.frames not in done:
@@ -198,10 +199,9 @@ def _with_references(
                 check_context(whole, spec, 0)
                 found.append(_Setting(f"{FULL}, {whole.frames} {whole.what}", whole))
             except SettingError as refused:
-                many = f"{whole.frames} {whole.what}"
-                warnings.append(f"nothing to compare with at {many}: {refused}")
+                clock.warn(f"nothing to compare with at {whole.frames} {whole.what}: {refused}")
         found.append(setting)
-    return found, warnings
+    return found
 
 
 def _rows(

@@ -85,7 +85,7 @@ def answer(
     stills = read_stills(files, spec, clock) if files.pictures else None
     plan = settle(chosen, spec, over, sampling, stills.layouts(spec, 0) if stills else ())
     if stills:
-        _warn_of_no_use(over, clock)
+        warn_of_no_use(over, clock)
     if isinstance(model, str):
         check(model, revision)
     with Decoder(limits or Limits()) as child:
@@ -146,7 +146,8 @@ def _warn_of_toy_world(model: VideoModel, question: str, clock: Clock) -> None:
         )
 
 
-def _warn_of_no_use(over: Overrides, clock: Clock) -> None:
+def warn_of_no_use(over: Overrides, clock: Clock) -> None:
+    """Of what was set for pictures and only counts for videos."""
     if over.of_videos:
         named = ", ".join("--" + name.replace("_", "-") for name in over.of_videos)
         clock.warn(f"{named}: only for videos, of no effect on pictures")

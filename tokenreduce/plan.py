@@ -145,7 +145,7 @@ def _reachable(plan: Plan, spec: ModelSpec, laid: Sequence[Layout]) -> None:
     if wanted < plan.raw:
         instead = "give --mean-budget" if plan.prunes else "choose another preset or --method"
         raise SettingError(
-            f"{plan.label} reduces nothing before the LLM, and {plan.frames} {plan.what} are "
+            f"{plan.label} reduces nothing before the LLM, and {plan.frames} {plan.what} make "
             f"{plan.raw} tokens, not {wanted}: {instead}, or {plan.less}"
         )
 

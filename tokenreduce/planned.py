@@ -77,7 +77,8 @@ class Plan:
     @property
     def what(self) -> str:
         """What is looked at, in words."""
-        return "pictures" if self.pictures else "frames"
+        kind = "picture" if self.pictures else "frame"
+        return kind if self.frames == 1 else kind + "s"
 
     @property
     def less(self) -> str:

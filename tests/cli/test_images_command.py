@@ -97,6 +97,9 @@ def test_compare_on_pictures(run: Run, pictures: list[str]) -> None:
     wanted = ["full, 2 pictures", "fast", "aim mean 40", "fastv mean 40", "tome mean 40"]
     assert list(rows) == wanted
     assert rows["full, 2 pictures"]["answer"] == "green"
+    assert "--frames: only for videos" not in done.stderr
+    warned = run("compare", *pictures, question, *options, "--frames", "9")
+    assert warned.stderr.count("warning: --frames: only for videos") == 1
     assert all(36 <= rows[label]["mean_visual_tokens"] <= 40 for label in wanted[2:])
 
 
