@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from tokenreduce.budget import NewlineKeep
+from tokenreduce.engine.encoder import ToCount
 from tokenreduce.methods import METHODS
 from tokenreduce.methods.tome import ToMe
 from tokenreduce.paradigm import Method, Site
@@ -66,6 +67,8 @@ class Stage:
                     f"key 'schedule' is missing; a stage at '{self.at}' needs one of: "
                     + ", ".join(sorted(SCHEDULES))
                 )
+            if self.at == "encoder":
+                _must_remove(self.planned)
         elif self.schedule is not None:
             raise ValueError(
                 f"a schedule only counts between layers; at '{self.at}' the preset's keep decides"
@@ -139,6 +142,18 @@ def load_preset(name_or_path: str) -> Preset:
 def method_label(preset: Preset) -> str:
     """The preset's methods in the order they act, such as "aim-merge + aim-prune", or "none"."""
     return " + ".join(_name(stage.method) for stage in preset.stage) or "none"
+
+
+def _must_remove(schedule: Schedule) -> None:
+    """Raises ValueError for one that has no shape to bring to a count."""
+    try:
+        ToCount(schedule, 1).kept(99, 100, 1000)
+    except ValueError:
+        name = next((n for n, kind in SCHEDULES.items() if kind is type(schedule)), "this one")
+        raise ValueError(
+            f"schedule {name} removes nothing by the last layer; inside the encoder it must, for "
+            "the preset's keep or the budget to be met"
+        ) from None
 
 
 def _name(method: Method) -> str:

@@ -113,6 +113,19 @@ def test_less_than_a_patch_a_frame_is_refused_before_the_file_is_opened(
         )
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        'name = "full"',
+        'name = "ramp", first = 1, last = 2',
+        'name = "steps", after = [0], keep = 1',
+    ],
+)
+def test_a_schedule_that_removes_nothing_is_refused(tmp_path: Path, schedule: str) -> None:
+    with pytest.raises(SettingError, match=r"stage\[0\]: schedule \w+ removes nothing"):
+        inside(tmp_path, "tome", f"schedule = {{ {schedule} }}")
+
+
 def test_a_picture_in_tiles_is_refused(onevision: VideoModel, draw: Draw, tmp_path: Path) -> None:
     preset = inside(tmp_path, "tome")
     with pytest.raises(SettingError, match="looks at a picture in tiles"):
