@@ -24,6 +24,7 @@ from benchmarks import asking, record
 from benchmarks.asking import Asking, Cell, by_cell
 from tokenreduce.cost import llm_cost
 from tokenreduce.demo import questions
+from tokenreduce.errors import SettingError
 from tokenreduce.models.base import Sampling
 from tokenreduce.models.locate import read_spec
 from tokenreduce.models.spec import ModelSpec
@@ -97,11 +98,16 @@ def result(
         if rows is None:
             continue
         refused = next((row["refused"] for row in rows.values() if "refused" in row), None)
+        flops = 0
+        try:
+            flops = _llm_flops(cell, spec)
+        except SettingError as today:  # where the rows are of a commit that did not refuse
+            refused = refused or str(today)
         if refused is not None:
             found.append({**cell.extra, "refused": refused})
             continue
         one = {**cell.extra, "tokens": _mean(rows, "tokens"), "mean": _mean(rows, "mean_tokens")}
-        one |= {"llm_flops": _llm_flops(cell, spec), **_figures(rows)}
+        one |= {"llm_flops": flops, **_figures(rows)}
         rivals = RIVALS if cell.extra["method"] != OWN else recipe_names()
         one["over"] = {
             rival: {

@@ -19,6 +19,7 @@ FOLDER = ROOT / "docs" / "figures"
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#7F7F7F")
 MARKERS = "osv^DPX*"
 NAMED = ("drift", "aim", "framefusion", "sparsevlm", "fastv", "ficoco-v", "random", "pooling")
+CONTROLS = ("random", "pooling")
 """Drawn in colour, in this order; every other method is a thin grey line."""
 
 Cell = Mapping[str, Any]
@@ -35,7 +36,9 @@ def main() -> None:
     _lines("accuracy-flops", at_16, "llm_flops", "prefill of the language model, FLOPs", "all")
     _lines("accuracy-share", at_16, "share", "mean share of visual tokens a layer", "all")
     _lines("needles-share", at_16, "share", "mean share of visual tokens a layer", "needles")
-    _frames([cell for cell in cells if "refused" not in cell])
+    others = [cell for cell in cells if "refused" not in cell]
+    if {cell["frames"] for cell in others} > {16}:
+        _frames(others)
 
 
 def _lines(name: str, cells: Sequence[Cell], along: str, label: str, what: str) -> None:
@@ -58,42 +61,51 @@ def _lines(name: str, cells: Sequence[Cell], along: str, label: str, what: str) 
         own = sorted((c for c in cells if c["method"] == method), key=lambda c: c[along])
         _line(axes, method, [c[along] for c in own], [c[what] for c in own])
     axes.set_xscale("log")
+    if along == "share":
+        shares = sorted({cell[along] for cell in cells if cell["method"] != "none"})
+        axes.set_xticks(shares, labels=[f"{100 * share:.3g} %" for share in shares], minor=False)
+        axes.set_xticks([], minor=True)
     axes.set_xlabel(label)
     axes.set_ylabel(f"questions answered right ({'needles' if what == 'needles' else 'all'})")
     _save(figure, axes, name)
 
 
 def _frames(cells: Sequence[Cell]) -> None:
-    """Needle accuracy against frames, a line a fixed number of tokens, for the method that the
-    presets use and for random keeping."""
+    """Needle accuracy against frames, at a fixed mean of tokens a layer, for our own method, AIM
+    and random keeping."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7.2, 4.6))
-    per_frame = 42
-    for i, budget in enumerate((336, 168, 84)):
-        for method, style in (("aim-merge", "-"), ("aim", "-"), ("drift", "-"), ("random", "--")):
-            points = [
-                (c["frames"], c["needles"])
-                for c in cells
-                if c["method"] == method
-                and abs(c["frames"] * per_frame * c["share"] / budget - 1) < 0.15
-            ]
+    for method in ("random", "aim", "drift"):
+        for tokens, style in ((75, ":"), (150, "-")):
+            points = sorted(
+                (
+                    (c["frames"], c["needles"])
+                    for c in cells
+                    if c["method"] == method and 0.85 < c["mean"] / tokens < 1.15
+                ),
+                key=lambda point: int(point[0]),
+            )
             if len(points) > 1:
-                points.sort(key=lambda p: p[0])
-                x = [p[0] for p in points]
-                y = [p[1]["value"] for p in points]
-                axes.plot(
-                    x,
-                    y,
-                    style,
-                    color=COLOURS[i + 3],
+                i = NAMED.index(method)
+                values = [one["value"] for _, one in points]
+                low = [one["value"] - one["low"] for _, one in points]
+                high = [one["high"] - one["value"] for _, one in points]
+                axes.errorbar(
+                    [n for n, _ in points],
+                    values,
+                    yerr=[low, high],
+                    fmt=style,
+                    color=COLOURS[i],
                     marker=MARKERS[i],
-                    label=f"{method}, about {budget} tokens a layer",
+                    elinewidth=0.6,
+                    capsize=2,
+                    label=f"{method}, about {tokens} tokens a layer",
                 )
     axes.set_xscale("log", base=2)
     axes.set_xticks([8, 16, 32, 64], labels=["8", "16", "32", "64"])
     axes.set_xlabel("frames sampled")
-    axes.set_ylabel("needle questions answered right")
+    axes.set_ylabel("questions answered right (needles)")
     _save(figure, axes, "needles-frames")
 
 
@@ -113,6 +125,7 @@ def _line(axes: Any, method: str, x: Sequence[float], y: Sequence[Mapping[str, f
         yerr=spread,
         color=COLOURS[i],
         marker=MARKERS[i],
+        linestyle="--" if method in CONTROLS else "-",
         markersize=5,
         linewidth=1.4,
         elinewidth=0.6,
@@ -129,7 +142,9 @@ def _rank(method: str) -> int:
 def _save(figure: Any, axes: Any, name: str) -> None:
     axes.grid(color="#DDDDDD", linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    handles, labels = axes.get_legend_handles_labels()
+    # The best stand highest, as their lines do.
+    axes.legend(handles[::-1], labels[::-1], fontsize=8, frameon=False, loc="lower right")
     figure.tight_layout()
     for path in _paths(name):
         figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -1,7 +1,8 @@
 """What can be said of each method, read off the methods themselves: nothing is written twice.
 
 The idea is the first sentence of a class's docstring, the paper what its module's docstring names;
-a module whose docstring begins with "Control" or "A control" holds such.
+a module whose docstring begins with "Control" or "A control" holds such, and one that says "this
+project's own" has no paper.
 """
 
 from __future__ import annotations
@@ -54,21 +55,22 @@ def facts(name: str) -> Facts:
 
 def _of_method(name: str) -> Facts:
     kind: Any = METHODS[name]
-    own = dedent(inspect.cleandoc(kind.__doc__ or ""))
+    text = dedent(inspect.cleandoc(kind.__doc__ or ""))
     module = inspect.getmodule(kind)
     about = inspect.cleandoc((module.__doc__ if module else None) or "")
-    found = _PAPER.search(own) or _PAPER.search(about)
+    found = _PAPER.search(text) or _PAPER.search(about)
     options = tuple(f"{f.name} = {f.default}" for f in fields(kind))
     sites = tuple(site for site in _SITES if site in kind().sites)
-    idea = " ".join(own.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
+    idea = " ".join(text.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
     control = about.lower().removeprefix("a ").startswith("control")
-    paper = f"arXiv {found.group(1)}" if found and not control else ""
+    own = "this project's own" in about
+    paper = f"arXiv {found.group(1)}" if found and not control and not own else ""
     idea = f"control: {idea[0].lower()}{idea[1:]}" if control else idea
-    return Facts(name, idea, sites, paper, options, f"{about}\n\n{own}")
+    return Facts(name, idea, sites, paper, options, f"{about}\n\n{text}")
 
 
 def table() -> list[Facts]:
-    """All of them: methods and compositions with a paper by name, then the controls."""
+    """All of them: methods and compositions with a paper by name, then our own and controls."""
     every = [facts(name) for name in recipe_names()]
     return sorted(every, key=lambda one: (one.paper == "", one.name))
 

@@ -20,6 +20,12 @@ from tokenreduce.tokens import Tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 
+UNPUBLISHED = {"none", "uniform", "random", "pooling", "fewer-frames"} | {
+    "drift",
+    "drift-merge",
+    "ask-prune",
+}
+
 TOY = '''"""Toy: the brightest tokens.
 
 Nobody et al., "A Toy", arXiv 1234.56789. Official repository: none.
@@ -53,18 +59,20 @@ class Toy:
 '''
 
 
-def test_the_readme_s_table_is_today_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_are_today_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     readme = importlib.import_module("benchmarks.readme")
-    text = readme.README.read_text(encoding="utf-8")
-    assert readme.renewed(text) == text, "run make readme"
+    for path in (readme.README, readme.METHODS):
+        text = path.read_text(encoding="utf-8")
+        assert "<!-- table: " in text
+        assert readme.renewed(path) == text, "run make readme"
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_name_is_described(name: str) -> None:
     found = facts(name)
     assert 10 < len(found.idea) < 270
-    assert found.paper or name in {"none", "uniform", "random", "pooling", "fewer-frames"}
+    assert found.paper or name in UNPUBLISHED
     assert all(stage.at in found.sites for stage in stages_of(name))
 
 
