@@ -91,7 +91,7 @@ def test_show_checks_a_file_of_ones_own(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["presets", "show", "fats"], "no preset 'fats'; there are: accurate, balanced, fast"),
+        (["presets", "show", "fats"], "no preset 'fats'; there are: accurate, aim, balanced, fast"),
         (["presets", "bogus"], "No such command 'bogus'; see 'tokenreduce presets --help'"),
         (["bogus"], "No such command 'bogus'; see 'tokenreduce --help'"),
         (["--bogus"], "No such option: --bogus; see 'tokenreduce --help'"),

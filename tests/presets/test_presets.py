@@ -14,7 +14,7 @@ import pytest
 from tokenreduce.errors import SettingError
 from tokenreduce.methods import METHODS
 from tokenreduce.preset import Preset, load_preset, method_label, preset_names
-from tokenreduce.schedule import Ramp
+from tokenreduce.schedule import Once, Ramp, Schedule
 from tokenreduce.shipped import preset_summary
 
 GOOD = """
@@ -32,9 +32,10 @@ schedule = { name = "ramp", first = "1/2", last = "11/14" }
 """
 
 WHOLE = {
-    "fast": (Fraction(1), "keyframe", Fraction(1, 8), "aim-merge + aim-prune"),
-    "balanced": (Fraction(2), "exact", Fraction(1, 4), "aim-merge + aim-prune"),
-    "accurate": (Fraction(4), "exact", Fraction(1, 4), "aim-merge + aim-prune"),
+    "fast": (Fraction(1), "keyframe", Fraction(1, 8), "drift-merge + ask-prune"),
+    "balanced": (Fraction(2), "exact", Fraction(1, 4), "drift-merge + ask-prune"),
+    "accurate": (Fraction(4), "exact", Fraction(1, 4), "drift-merge + ask-prune"),
+    "aim": (Fraction(2), "exact", Fraction(1, 4), "aim-merge + aim-prune"),
     "none": (Fraction(1), "exact", Fraction(1), "none"),
     "uniform": (Fraction(2), "exact", Fraction(1, 4), "uniform"),
     "random": (Fraction(2), "exact", Fraction(1, 4), "random"),
@@ -79,22 +80,26 @@ def test_the_page_says_the_same() -> None:
     assert said == {name: found[:3] for name, found in WHOLE.items()}
 
 
-def test_ramps_of_the_shipped_presets() -> None:
-    ramps = {name: [s.schedule for s in load_preset(name).in_llm] for name in preset_names()}
-    paper = [Ramp(Fraction(1, 2), Fraction(11, 14))]
-    late = [Ramp(Fraction(3, 4), Fraction(1))]
-    expected = {"fast": paper, "balanced": paper, "accurate": late}
-    assert ramps == {name: expected.get(name, []) for name in WHOLE}
+def test_schedules_of_the_shipped_presets() -> None:
+    found = {name: [s.schedule for s in load_preset(name).in_llm] for name in preset_names()}
+    quarter, half = Fraction(1, 4), Fraction(1, 2)
+    expected: dict[str, list[Schedule]] = {
+        "fast": [Once(quarter, quarter)],
+        "balanced": [Once(quarter, half)],
+        "accurate": [Once(half, half)],
+        "aim": [Ramp(half, Fraction(11, 14))],
+    }
+    assert found == {name: expected.get(name, []) for name in WHOLE}
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
     preset = load_preset(mine(tmp_path, GOOD))
-    balanced = load_preset("balanced")
+    shipped = load_preset("aim")
     assert preset.name == "mine.toml"  # never to be taken for a shipped one
     assert (preset.video, preset.keep, preset.stage) == (
-        balanced.video,
-        balanced.keep,
-        balanced.stage,
+        shipped.video,
+        shipped.keep,
+        shipped.stage,
     )
 
 
@@ -239,7 +244,7 @@ def test_unknown_name_lists_the_names_and_the_nearest() -> None:
     with pytest.raises(SettingError) as caught:
         load_preset("balancd")
     assert str(caught.value) == (
-        "no preset 'balancd'; there are: accurate, balanced, fast, none, random, uniform "
+        "no preset 'balancd'; there are: accurate, aim, balanced, fast, none, random, uniform "
         "(did you mean balanced?), or a path ending in .toml"
     )
 
