@@ -106,7 +106,7 @@ def _frames(cells: Sequence[Cell]) -> None:
     axes.set_xticks([8, 16, 32, 64], labels=["8", "16", "32", "64"])
     axes.set_xlabel("frames sampled")
     axes.set_ylabel("questions answered right (needles)")
-    _save(figure, axes, "needles-frames")
+    _save(figure, axes, "needles-frames", "upper left")
 
 
 def _line(axes: Any, method: str, x: Sequence[float], y: Sequence[Mapping[str, float]]) -> None:
@@ -139,12 +139,12 @@ def _rank(method: str) -> int:
     return NAMED.index(method) if method in NAMED else len(NAMED)
 
 
-def _save(figure: Any, axes: Any, name: str) -> None:
+def _save(figure: Any, axes: Any, name: str, legend: str = "lower right") -> None:
     axes.grid(color="#DDDDDD", linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     # The best stand highest, as their lines do.
-    axes.legend(handles[::-1], labels[::-1], fontsize=8, frameon=False, loc="lower right")
+    axes.legend(handles[::-1], labels[::-1], fontsize=8, frameon=False, loc=legend)
     figure.tight_layout()
     for path in _paths(name):
         figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
