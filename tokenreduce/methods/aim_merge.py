@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-import torch
-
 from tokenreduce.paradigm import Site
 from tokenreduce.schedule import Once, Schedule
 from tokenreduce.seen import Need, Seen
-from tokenreduce.steps import halving, mean_into
+from tokenreduce.steps import halving, matched, mean_into, to_partner
 from tokenreduce.tokens import Affinity, Split, Tokens
 from tokenreduce.work import Cost, Sizes, matching
 
@@ -43,22 +41,9 @@ class AimMerge:
     needs: ClassVar[frozenset[Need]] = frozenset()
     usual: ClassVar[Schedule | None] = Once(Fraction(999, 1000), Fraction(7, 16))  # the last layer
     rounds = staticmethod(halving)
+    filter = staticmethod(matched)
+    correlate = staticmethod(to_partner)
     weighted: bool = False
-
-    def filter(self, seen: Seen, keep: int) -> Split:
-        strength, _ = seen.nearest_odd
-        drop = strength.argsort(dim=1, descending=True, stable=True)
-        drop = 2 * drop[:, : seen.tokens.count - keep]
-        drop = drop.sort(dim=1).values
-        kept = torch.ones(seen.tokens.size.shape, dtype=torch.bool, device=drop.device)
-        kept.scatter_(1, drop, False)
-        index = torch.arange(kept.shape[1], device=drop.device).expand_as(kept)
-        return Split(index[kept].view(kept.shape[0], keep), drop)
-
-    def correlate(self, seen: Seen, split: Split) -> Affinity:
-        _, partner = seen.nearest_odd
-        target = 2 * partner.gather(1, split.drop // 2) + 1  # its index among all n
-        return Affinity.one(torch.searchsorted(split.keep.contiguous(), target))
 
     def compress(self, seen: Seen, split: Split, affinity: Affinity) -> Tokens:
         return mean_into(seen, split, affinity, weighted=self.weighted)

@@ -30,6 +30,7 @@ from tokenreduce.models.llava_config import format_of, text_section, vision_sect
 from tokenreduce.models.placement import Placement
 from tokenreduce.models.quantize import Quantize, verify
 from tokenreduce.models.spec import ModelSpec
+from tokenreduce.models.splice import spliced
 from tokenreduce.models.tokenizer import load_tokenizer
 from tokenreduce.models.vision import Within, batches, joined, pixel_values, reduce_within
 from tokenreduce.models.weights import Names, check_headers, load_weights
@@ -179,16 +180,9 @@ class LlavaVideo:
 
     @torch.no_grad()
     def prompt(self, question: str, time_text: str | None, visual: Tokens, grid: Layout) -> Prompt:
-        before, after = (self._embed(ids) for ids in self.chat.pieces(question, time_text))
-        first = before.shape[1]
-        embeds = torch.cat([before, visual.x.to(before), after], dim=1)
-        places = torch.arange(first, first + visual.count, device=self.device)
-        return Prompt(embeds, places, visual.bare(), grid)
-
-    def _embed(self, ids: list[int]) -> Tensor:
         table = self.host.get_input_embeddings()
-        embeds: Tensor = table(torch.tensor([ids], device=self.device))
-        return embeds
+        pieces = self.chat.pieces(question, time_text)
+        return spliced(table, pieces, visual, grid, self.device)
 
     def generate(
         self,
