@@ -12,10 +12,6 @@ from torch import Tensor
 
 from tokenreduce.tokens import Attention
 
-_ROWS = (16, 128)
-"""Fewest and most rows of a block: fewer waste the matrix product, more waste the diagonal."""
-
-
 def importance(
     attention: Attention,
     *,
@@ -45,7 +41,7 @@ def importance(
     if temperature <= 0 or iterations < 1 or not 0 <= damping <= 1:
         raise ValueError(f"{temperature = }, {iterations = }, {damping = }")
     b, h, length, _ = attention.q.shape
-    step = _block_rows(attention, block_bytes)
+    step = attention.rows_within(block_bytes)
     future = torch.ones(step, step, dtype=torch.bool, device=attention.q.device).triu(1)
     weights = _Weights(attention, temperature, step)
     # reach[t] is p_t where the walk has been, and below it the sum of p_(t-1) M over the rows seen.
@@ -75,15 +71,6 @@ def ranked(score: Tensor) -> Tensor:
     for key in score:  # the least significant first: every sort is stable
         order = order.gather(1, key.gather(1, order).argsort(dim=1, descending=True, stable=True))
     return order
-
-
-def _block_rows(attention: Attention, block_bytes: int | None) -> int:
-    """Rows of logits of all heads that fit into block_bytes, within reason."""
-    if block_bytes is None:
-        block_bytes = (4 if attention.q.device.type == "cpu" else 64) << 20
-    b, h, length, _ = attention.q.shape
-    fitting = block_bytes // (b * h * length * 4)
-    return min(length, max(_ROWS[0], min(fitting, _ROWS[1])))
 
 
 class _Weights:

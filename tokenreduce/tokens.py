@@ -114,8 +114,9 @@ class Attention:
     def length(self) -> int:
         return self.k.shape[2]
 
-    def logits(self, rows: Tensor) -> Tensor:
-        """float32 (b, h, r, l): scaled logits of the queries at `rows` int64 (r,), future at -inf.
+    def logits(self, rows: Tensor, among: Tensor | None = None) -> Tensor:
+        """float32 (b, h, r, c): scaled logits of the queries at `rows` int64 (r,) for the keys at
+        `among` int64 (c,), all l by default; the future at -inf.
 
         The product runs in the operands' dtype promoted to float32, scaled afterwards, so that
         bfloat16 operands lose nothing. Keys of grouped heads are not repeated.
@@ -123,11 +124,13 @@ class Attention:
         b, h, _, d = self.q.shape
         kv, r = self.k.shape[1], rows.shape[0]
         q = self.q.index_select(2, rows).float().reshape(b * kv, h // kv * r, d)
-        k = self.k.float().reshape(b * kv, self.length, d)
-        z = torch.bmm(q, k.transpose(1, 2)).mul_(self.scale).view(b, h, r, self.length)
+        keys = self.k if among is None else self.k.index_select(2, among)
+        k = keys.float().reshape(b * kv, -1, d)
+        z = torch.bmm(q, k.transpose(1, 2)).mul_(self.scale).view(b, h, r, k.shape[1])
         if self.causal:
-            future = torch.arange(self.length, device=rows.device) > rows.unsqueeze(-1)
-            z = z.masked_fill_(future, float("-inf"))
+            if among is None:
+                among = torch.arange(self.length, device=rows.device)
+            z = z.masked_fill_(among > rows.unsqueeze(-1), float("-inf"))
         return z
 
     def weights(self, rows: Tensor) -> Tensor:
@@ -143,6 +146,15 @@ class Attention:
         for part in rows.split(block):
             got += self.weights(part).mean(dim=1).sum(dim=1)
         return got / max(1, rows.shape[0])
+
+    def rows_within(self, block_bytes: int | None = None) -> int:
+        """How many rows of float32 weights of all heads fit into block_bytes (4 MiB on a CPU by
+        default, so that they stay in its cache, else 64 MiB), from 16 to 128 and at most l: fewer
+        waste the matrix product, more what causality leaves empty."""
+        if block_bytes is None:
+            block_bytes = (4 if self.q.device.type == "cpu" else 64) << 20
+        b, h, length, _ = self.q.shape
+        return min(length, max(16, min(block_bytes // (b * h * length * 4), 128)))
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ CASES = [
     if site in kind().sites
     for classes in ((0, 1) if site == "encoder" else (0,))
 ]
-# AIM counts the pairs that are not in the future, but blocks of rows are computed whole, and in a
-# short sequence a block of its fixed number of bytes is all of it. test_overhead.py has it with
-# blocks of 16 rows, within 5 %.
+# AIM and FiCoCo-L count the pairs that are not in the future, but blocks of rows are computed whole,
+# and in a short sequence a block of its fixed number of bytes is all of it. test_overhead.py has
+# AIM with blocks of 16 rows, within 5 %.
 IN_BLOCKS = {196: 0.55, 784: 0.2}
 
 
@@ -96,7 +96,7 @@ def test_what_a_method_multiplies(
     method = METHODS[name]()
     before = seen(site, n, channels, classes, "keys" in method.needs)
     ours = overhead.rounds(method, sizes_of(before), keep).matmul
-    tolerance = IN_BLOCKS[n] if name == "aim-prune" else 0.05
+    tolerance = IN_BLOCKS[n] if name in ("aim-prune", "ficoco-l") else 0.05
     assert counted(method, before, keep) == pytest.approx(ours, rel=tolerance)
 
 

@@ -19,7 +19,7 @@ from tokenreduce.paradigm import Site
 from tokenreduce.schedule import Even, Schedule
 from tokenreduce.seen import Need, Seen
 from tokenreduce.steps import once, self_preserving, strongest, targets_of_quantile
-from tokenreduce.tokens import Affinity, Attention, Split
+from tokenreduce.tokens import Affinity, Split
 from tokenreduce.work import SOFTMAX, Cost, Sizes, attending
 
 
@@ -60,12 +60,10 @@ class FiCoCoL:
                 raise ValueError(f"{name} {getattr(self, name)}: a share, from 0 to 1")
 
     def filter(self, seen: Seen, keep: int) -> Split:
-        attention, visual = seen.need_attention()
-        block = min(128, max(1, attention.length // (8 * attention.heads)))
-        vision = attention.received(visual, block)
-        task = attention.received(_text(seen), block)
-        score = self.balance * vision - (1 - self.balance) * task
-        return Split.of_score(-score.index_select(1, visual), keep)
+        looks = _looks(seen)
+        told = looks.text.sum(dim=0) / max(1, looks.text.shape[0])
+        score = self.balance * looks.image - (1 - self.balance) * told
+        return Split.of_score(-score.unsqueeze(0), keep)
 
     def correlate(self, seen: Seen, split: Split) -> Affinity:
         if split.keep.shape[1] == 0:
@@ -78,60 +76,71 @@ class FiCoCoL:
         )
 
     def _strengths(self, seen: Seen, split: Split) -> Iterator[Tensor]:
-        """C a block of rows at a time, float32 (r, m)."""
-        attention, visual = seen.need_attention()
-        block = min(1024, max(1, visual.shape[0] // 8))
-        kept, total = split.keep[0], _totals(attention, visual, block)
-        text = _text(seen)
-        told = torch.cat([attention.weights(t).mean(dim=1)[0] for t in text.split(16)])
-        told = told.index_select(1, visual)
+        """C a block of rows at a time, float32 (r, m). Of a discarded and a kept token the later
+        one attends, so each pair is looked at once, but for those amid a block."""
+        looks, kept = _looks(seen), split.keep[0].contiguous()
+        block = seen.need_attention()[0].rows_within()
         for part in split.drop[0].split(block):
-            through = told[:, part].T @ told[:, kept] / max(1, text.shape[0])
+            through = looks.text[:, part].T @ looks.text[:, kept] / max(1, looks.text.shape[0])
+            first, last = torch.searchsorted(kept, part[[0, -1]]).tolist()
             between = torch.zeros_like(through)
-            for head in range(attention.heads):
-                for one, other, turned in ((part, kept, False), (kept, part, True)):
-                    z = _logits(attention, head, visual[one], visual[other])
-                    weight = z.sub_(total[head, one].unsqueeze(1)).exp_()
-                    between += weight.T if turned else weight
-            yield self.direct * between / attention.heads + (1 - self.direct) * through
+            between[:, :last] += _between(seen, part, kept[:last])
+            between[:, first:] += _between(seen, kept[first:], part).T
+            yield self.direct * between + (1 - self.direct) * through
 
     def work(self, sizes: Sizes, keep: int) -> Cost:
-        """Attention of image and text to filter and again to correlate, that between discarded and
-        kept both ways, and the strips through text."""
+        """Attention of image and text to filter, of the image only what is not in the future; that
+        between discarded and kept; the strips through text."""
+        looked = attending(sizes, sizes.text) + _half(attending(sizes, sizes.n))
         if keep == 0:
-            return attending(sizes, sizes.length)
+            return looked
         pairs = (sizes.n - keep) * keep
-        between = Cost(
-            4 * pairs * sizes.heads * sizes.head_width, 2 * SOFTMAX * pairs * sizes.heads
-        )
+        between = Cost(2 * pairs * sizes.heads * sizes.head_width, SOFTMAX * pairs * sizes.heads)
         targets = targets_of_quantile(self.quantile, keep)
         moved = Cost(0, 2 * ((sizes.n - keep) * targets + keep) * sizes.channels)
-        return attending(sizes, sizes.length) * 2 + between + Cost(2 * pairs * sizes.text) + moved
+        return looked + between + Cost(2 * pairs * sizes.text) + moved
 
 
-def _text(seen: Seen) -> Tensor:
-    """int64: positions of the text that can see an image, at least in part."""
-    _, visual = seen.need_attention()
-    text = seen.text
-    return text[text > visual[0]]
+@dataclass(frozen=True)
+class _Looks:
+    """Who looks at the n visual tokens of one prompt, float32, averaged over heads.
+
+    image  (n,)    attention received from all n, on average
+    text   (t, n)  attention received from each of the text after the first of them
+    total  (h, n)  logarithm of the softmax's denominator of each visual query
+    """
+
+    image: Tensor
+    text: Tensor
+    total: Tensor
 
 
-def _totals(attention: Attention, queries: Tensor, block: int) -> Tensor:
-    """float32 (h, r): logarithm of the softmax's denominator of each query, over all positions."""
-    every = torch.arange(attention.length, device=queries.device)
-    heads = [
-        torch.cat([_logits(attention, h, q, every).logsumexp(dim=1) for q in queries.split(block)])
-        for h in range(attention.heads)
-    ]
-    return torch.stack(heads)
+def _looks(seen: Seen) -> _Looks:
+    """Made once, for the filter and the correlation."""
+    return seen.once("looks", lambda: _look(seen))
 
 
-def _logits(attention: Attention, head: int, queries: Tensor, keys: Tensor) -> Tensor:
-    """float32 (r, c) of one head of one prompt; -inf where a key lies in the query's future."""
-    group = attention.heads // attention.k.shape[1]
-    q = attention.q[0, head].index_select(0, queries).float()
-    k = attention.k[0, head // group].index_select(0, keys).float()
-    z = (q @ k.T).mul_(attention.scale)
-    if attention.causal:
-        z = z.masked_fill_(keys > queries.unsqueeze(1), float("-inf"))
-    return z
+def _look(seen: Seen) -> _Looks:
+    attention, visual = seen.need_attention()
+    n, block = visual.shape[0], attention.rows_within()
+    image, totals = torch.zeros(attention.length, device=visual.device), []
+    for part in visual.split(block):
+        past = torch.arange(int(part[-1]) + 1, device=visual.device)
+        z = attention.logits(part, past)[0]
+        totals.append(z.logsumexp(dim=2))
+        image[: past.shape[0]] += z.sub_(totals[-1].unsqueeze(2)).exp_().mean(dim=0).sum(dim=0)
+    after = seen.text[seen.text > visual[0]]  # the text that can see an image, at least in part
+    rows = [attention.weights(t).mean(dim=1)[0, :, visual] for t in after.split(block)]
+    return _Looks(image[visual] / n, torch.cat(rows), torch.cat(totals, dim=1))
+
+
+def _between(seen: Seen, queries: Tensor, keys: Tensor) -> Tensor:
+    """float32 (r, c): attention weights, averaged over heads, of visual tokens for visual ones."""
+    attention, visual = seen.need_attention()
+    z = attention.logits(visual[queries], visual[keys])[0]
+    total = _looks(seen).total[:, queries]
+    return z.sub_(total.unsqueeze(2)).exp_().mean(dim=0)
+
+
+def _half(cost: Cost) -> Cost:
+    return Cost(cost.matmul // 2, cost.elementwise // 2)
