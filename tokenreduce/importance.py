@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokenreduce.tokens import Attention
 
+
 def importance(
     attention: Attention,
     *,

@@ -20,6 +20,9 @@ from tokenreduce.tokens import Attention, Tokens
 
 T = TypeVar("T")
 
+_MOST_AT_ONCE = 1 << 24
+"""Similarities in memory at a time, 64 MiB of float32."""
+
 Need = Literal["salience", "keys", "attention"]
 """What a method before the LLM wants to know of the encoder's last layer."""
 
@@ -127,11 +130,14 @@ class Seen:
         """Each even token's most similar odd one: ToMe's bipartite match (arXiv 2210.09461, 3).
 
         float32 (b, ceil(n / 2)) cosine and int64 index among the odd tokens, the first on a tie;
-        n >= 2. A metric of norm zero is similar to nothing: 0, not NaN.
+        n >= 2. A metric of norm zero is similar to nothing: 0, not NaN. Of long rows a block of
+        similarities at a time.
         """
         unit = unit_length(self.metric)
-        strength, index = torch.matmul(unit[:, ::2], unit[:, 1::2].transpose(-1, -2)).max(dim=-1)
-        return strength, index
+        even, odd = unit[:, ::2], unit[:, 1::2].transpose(-1, -2)
+        block = max(1, _MOST_AT_ONCE // (odd.shape[0] * odd.shape[2]))
+        found = [(part @ odd).max(dim=-1) for part in even.split(block, dim=1)]
+        return torch.cat([f.values for f in found], 1), torch.cat([f.indices for f in found], 1)
 
     def need_attention(self) -> tuple[Attention, Tensor]:
         """The attention and the visual positions in it. Raises ValueError where there is none."""

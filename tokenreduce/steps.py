@@ -5,12 +5,17 @@ Functions of Seen and Split only; knows no method by name.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from tokenreduce.seen import Seen
 from tokenreduce.tokens import Affinity, Split, Tokens
 from tokenreduce.work import Cost, Sizes, attending
+
+_BLOCK = 2048
+"""Dropped tokens whose features are weighted at a time."""
 
 
 def once(n: int, keep: int) -> tuple[int, ...]:
@@ -106,19 +111,50 @@ def mean_into(seen: Seen, split: Split, affinity: Affinity, *, weighted: bool) -
     Every dropped token goes to one kept token, or nowhere. weighted: each token counts by its
     size (ToMe); else all count alike (AIM).
     """
-    kept, dropped = seen.tokens.take(split.keep), seen.tokens.take(split.drop)
-    m = split.keep.shape[1]
-    arrived = affinity.total(m)
-    size = kept.size + affinity.into(dropped.size.unsqueeze(-1), m).squeeze(-1)
+    size = _sizes(seen, split, affinity)
     if weighted:
-        own, count = kept.x.float() * kept.size.unsqueeze(-1), size
-        added = affinity.into(dropped.x.float() * dropped.size.unsqueeze(-1), m)
-    else:
-        own, count = kept.x.float(), 1 + arrived
-        added = affinity.into(dropped.x, m)
-    mean = ((own + added) / count.unsqueeze(-1)).to(kept.x.dtype)
-    # A token that nothing joined keeps its very bits.
-    return Tokens(torch.where((arrived > 0).unsqueeze(-1), mean, kept.x), size, kept.place)
+        return _mixed(seen, split, affinity, seen.tokens.size, size, size)
+    count = 1 + affinity.total(split.keep.shape[1])
+    return _mixed(seen, split, affinity, torch.ones_like(seen.tokens.size), count, size)
+
+
+def _sizes(seen: Seen, split: Split, affinity: Affinity) -> Tensor:
+    """float32 (b, m): sizes of what stays, with those of what is sent to it, by weight."""
+    dropped = seen.tokens.size.gather(1, split.drop).unsqueeze(-1)
+    arrived = affinity.into(dropped, split.keep.shape[1]).squeeze(-1)
+    return seen.tokens.size.gather(1, split.keep) + arrived
+
+
+def _mixed(
+    seen: Seen, split: Split, affinity: Affinity, weight: Tensor, count: Tensor, size: Tensor
+) -> Tokens:
+    """Each kept token becomes the sum of itself and what is sent to it, each times its weight
+    (b, n), divided by count (b, m). A token that nothing joins keeps its very bits.
+
+    Sums are made of the joined tokens alone and a block of dropped ones at a time, in float32: with
+    the features of a long clip every copy of them counts.
+    """
+    (b, m), n, d = split.keep.shape, seen.tokens.count, seen.tokens.x.shape[2]
+    kept, every = seen.tokens.take(split.keep), seen.tokens.x.reshape(b * n, d)
+    joined = (affinity.total(m) > 0).flatten()
+    at = joined.nonzero().squeeze(1)
+    if at.shape[0] == 0:
+        return replace(kept, size=size)
+    x = kept.x.view(b * m, d)
+    own = weight.gather(1, split.keep).flatten()[at].unsqueeze(-1)
+    total = x.index_select(0, at).float().mul_(own)
+    slot = (joined.cumsum(0) - 1).clamp_min_(0)  # a weight of 0 may aim at what nothing joins
+    row = torch.arange(b, device=x.device).unsqueeze(1)
+    source = (split.drop + row * n).flatten()
+    for i in range(affinity.target.shape[2]):
+        target = slot[(affinity.target[:, :, i] + row * m).flatten()]
+        share = (affinity.weight[:, :, i] * weight.gather(1, split.drop)).flatten()
+        for part in torch.arange(source.shape[0], device=x.device).split(_BLOCK):
+            given = every.index_select(0, source[part]).float().mul_(share[part].unsqueeze(-1))
+            total.index_add_(0, target[part], given)
+    total.div_(count.flatten()[at].unsqueeze(-1))
+    x.index_copy_(0, at, total.to(x.dtype))
+    return replace(kept, size=size)
 
 
 def joined_sizes(seen: Seen, split: Split, target: Tensor) -> Tensor:
@@ -130,13 +166,9 @@ def joined_sizes(seen: Seen, split: Split, target: Tensor) -> Tensor:
 def self_preserving(seen: Seen, split: Split, affinity: Affinity) -> Tokens:
     """Each kept token adds what is sent to it, by weight, and is divided by 1 + those weights
     (FiCoCo, arXiv 2411.17686: X_j <- (X_j + sum_i a_ij X_i) / (1 + sum_i a_ij))."""
-    kept, dropped = seen.tokens.take(split.keep), seen.tokens.take(split.drop)
-    m = split.keep.shape[1]
-    arrived = affinity.total(m)
-    total = 1 + arrived.unsqueeze(-1)
-    mean = ((kept.x.float() + affinity.into(dropped.x, m)) / total).to(kept.x.dtype)
-    size = kept.size + affinity.into(dropped.size.unsqueeze(-1), m).squeeze(-1)
-    return Tokens(torch.where((arrived > 0).unsqueeze(-1), mean, kept.x), size, kept.place)
+    ones = torch.ones_like(seen.tokens.size)
+    count = 1 + affinity.total(split.keep.shape[1])
+    return _mixed(seen, split, affinity, ones, count, _sizes(seen, split, affinity))
 
 
 def strongest(strength: Tensor, t: int) -> Affinity:

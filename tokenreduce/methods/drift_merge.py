@@ -67,26 +67,34 @@ class DriftMerge:
 
         def paired() -> tuple[Tensor, Tensor]:
             frame, _, _ = located(seen.grid, seen.tokens.place)
-            unit = unit_length(seen.metric)
-            pairs = [self._row(unit[i], frame[i]) for i in range(unit.shape[0])]
+            pairs = [self._row(x, own) for x, own in zip(seen.metric, frame, strict=True)]
             return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
 
         return seen.once(f"drift {self.back}", paired)
 
-    def _row(self, unit: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
-        n = unit.shape[0]
-        even, odd = unit[::2], unit[1::2]
-        neighbour = torch.arange(0, n, 2, device=unit.device)
-        best = torch.full((even.shape[0],), -2.0, device=unit.device)
+    def _row(self, x: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """Of one clip: x (n, e), frame (n,). A frame at a time, so that no copy of the clip in
+        float32 is made."""
+        n, frames = x.shape[0], int(frame[-1]) + 1
+        best = torch.full(((n + 1) // 2,), -2.0, device=x.device)
+        neighbour = torch.arange(0, n, 2, device=x.device)
         index = (neighbour + 1).where(neighbour + 1 < n, neighbour - 1)
-        of_even, of_odd = frame[::2].contiguous(), frame[1::2].contiguous()
-        for f in frame.unique().tolist():  # a frame's tokens stand together: place ascends
-            rows = slice(*torch.searchsorted(of_even, torch.tensor([f, f + 1])).tolist())
-            reach = torch.tensor([f - self.back, f + 1])
-            columns = slice(*torch.searchsorted(of_odd, reach).tolist())
-            if rows.start < rows.stop and columns.start < columns.stop:
-                value, at = (even[rows] @ odd[columns].T).max(dim=1)
-                best[rows], index[rows] = value, 2 * (at + columns.start) + 1
+        # A frame's tokens stand together, as places ascend: those of frame f from starts[f] on.
+        every = torch.arange(frames + 1, device=x.device)
+        starts = torch.searchsorted(frame.contiguous(), every).tolist()
+        seen: list[
+            tuple[int, Tensor]
+        ] = []  # of the frames in reach, odd tokens and the first's place
+        for f in range(frames):
+            unit = unit_length(x[starts[f] : starts[f + 1]])
+            skip = starts[f] % 2  # whether the first of the frame is an odd one
+            seen = [*seen, (starts[f] + 1 - skip, unit[1 - skip :: 2])][-1 - self.back :]
+            even, odd = unit[skip::2], torch.cat([part for _, part in seen])
+            if even.shape[0] and odd.shape[0]:
+                first = next(place for place, part in seen if part.shape[0])
+                rows = slice((starts[f] + skip) // 2, (starts[f] + skip) // 2 + even.shape[0])
+                value, at = (even @ odd.T).max(dim=1)
+                best[rows], index[rows] = value, first + 2 * at
         return best, index
 
     def work(self, sizes: Sizes, keep: int) -> Cost:
