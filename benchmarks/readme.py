@@ -106,11 +106,50 @@ def by_frames(what: str) -> str:
     return "\n".join(rows) + "\n"
 
 
+def costs_before() -> str:
+    """A line a method and site before the LLM; those where it acts by itself, cheapest first."""
+    parts: dict[str, Any] = json.loads((RESULTS / "methods.json").read_text())["result"]
+    sizes = {int(name.split()[0]): part for name, part in parts.items() if "before" in name}
+    names = sorted(sizes[min(sizes)], key=lambda name: _median(sizes[min(sizes)][name]))
+    heads = [f"{n} frames: seconds | MB | share of FLOPs saved" for n in sorted(sizes)]
+    rows = ["| method, site | " + " | ".join(heads) + " |", "|---" * (3 * len(sizes) + 1) + "|"]
+    for name in names:
+        shown = [_cost(sizes[n][name], "flops_share") for n in sorted(sizes)]
+        rows.append(f"| `{name.split('/')[0]}`, {name.split('/')[1]} | {' | '.join(shown)} |")
+    return "\n".join(rows) + "\n"
+
+
+def costs_inside() -> str:
+    """A line a method inside the LLM: one layer, and its share of the prefill it saves."""
+    parts: dict[str, Any] = json.loads((RESULTS / "methods.json").read_text())["result"]
+    inside = next(part for name, part in parts.items() if "inside" in name)
+    rows = ["| method | seconds, one layer | MB | layers that choose | share of FLOPs saved |"]
+    rows.append("|---" * 5 + "|")
+    for name in sorted(inside, key=lambda name: _median(inside[name])):
+        one = inside[name]
+        seconds, megabytes, share = _cost(one, "flops_share").split(" | ")
+        layers = f"{one['runs_in_a_prefill']:.1f}"
+        rows.append(f"| `{name.split('/')[0]}` | {seconds} | {megabytes} | {layers} | {share} |")
+    return "\n".join(rows) + "\n"
+
+
+def _median(one: Cell) -> float:
+    return float(one["wall_seconds"]["median"])
+
+
+def _cost(one: Cell, share: str) -> str:
+    saved = 100 * one[share]
+    told = "0" if not saved else "< .01 %" if saved < 0.01 else f"{saved:.2g} %"
+    return f"{_median(one):.2g} | {one['peak_bytes'] / 1e6:.0f} | {told}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": markdown,
     "accuracy": lambda: at_16("all"),
     "needles": lambda: at_16("needles"),
     "frames": lambda: by_frames("needles"),
+    "costs": costs_before,
+    "costs inside": costs_inside,
 }
 
 
