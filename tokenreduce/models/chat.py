@@ -12,13 +12,14 @@ pixels or features.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from tokenreduce.errors import InputError
+from tokenreduce.errors import InputError, SettingError
+from tokenreduce.evenly import evenly, most_that_fit
 
 IMAGE = "<image>"
 START, END = "<|im_start|>", "<|im_end|>"
@@ -50,18 +51,70 @@ QWEN = Template(
 VICUNA = Template(before="USER: ", after="", joined=" ASSISTANT:", always_bos=True)
 
 
-def time_text(duration_seconds: float, frame_seconds: Sequence[float]) -> str:
+TIME_TOKENS = 1200
+"""Most tokens of a time instruction: 110 frames, as many as LLaVA-Video's training had at most, of
+a ten-hour video take 1,150 of Qwen2's, which has one for each digit."""
+
+
+def time_text(
+    duration_seconds: float,
+    frame_seconds: Sequence[float],
+    count: Callable[[str], int] | None = None,
+    *,
+    most_tokens: int = TIME_TOKENS,
+    sampled: int | None = None,
+    part: tuple[float, float | None] | None = None,
+) -> str:
     """LLaVA-Video's time instruction: the video's length and when each sampled frame is shown.
+
+    duration_seconds  of the whole video       frame_seconds  of the frames shown, ascending
+    count        tokens of a text. With it the text keeps to `most_tokens`: if the times of all
+                 frames do not fit, those of as many as do are listed, evenly chosen, the first and
+                 the last among them, and the sentence says that they are some of the frames
+    sampled      frames taken, where some of them were left out for showing what the one before
+                 shows. The times are those of the frames shown, each of which then stands for a
+                 span of time, and the sentence says so: uniform is only how they were taken
+    part         start and end (None: that of the video) of the range the frames are from. All
+                 times stay those of the file, and so does the duration: an answer that names a
+                 time can be looked up in the file, and a frame at 600 s of a video said to last
+                 150 s would make no sense. The range is named, since the frames are not
+                 uniformly sampled from the whole
+
+    Byte for byte the text of training where none of the three applies. Raises SettingError if not
+    even two times fit.
 
     >>> time_text(4, [0, 2])[:46]
     'The video lasts for 4.00 seconds, and 2 frames'
     """
-    stamps = ",".join(f"{seconds:.2f}s" for seconds in frame_seconds)
-    return (
-        f"The video lasts for {duration_seconds:.2f} seconds, and {len(frame_seconds)} frames are "
-        f"uniformly sampled from it. These frames are located at {stamps}."
-        "Please answer the following questions related to this video."
-    )
+    frames = len(frame_seconds)
+    taken = max(sampled or 0, frames)
+    source = "it" if part is None else _part(part, duration_seconds)
+
+    def told(listed: int) -> str:
+        stamps = ",".join(f"{frame_seconds[i]:.2f}s" for i in evenly(frames, listed))
+        some = f"{listed} of these frames, evenly chosen," if listed < frames else "These frames"
+        spans = f" {frames} of them are shown, each standing for all up to the next."
+        return (
+            f"The video lasts for {duration_seconds:.2f} seconds, and {taken} frames are "
+            f"uniformly sampled from {source}.{spans if taken > frames else ''} "
+            f"{some} are located at {stamps}."
+            "Please answer the following questions related to this video."
+        )
+
+    if count is None:
+        return told(frames)
+    listed = most_that_fit(lambda n: count(told(n)), frames, most_tokens)
+    if listed < min(frames, 2):
+        raise SettingError(
+            f"the time instruction may take {most_tokens} tokens, too few for two times; allow "
+            f"{TIME_TOKENS}, or leave the instruction out"
+        )
+    return told(listed)
+
+
+def _part(part: tuple[float, float | None], duration_seconds: float) -> str:
+    stop = duration_seconds if part[1] is None else part[1]
+    return f"its part from {part[0]:.2f}s to {stop:.2f}s"
 
 
 def message(question: str, time: str | None) -> str:
