@@ -108,7 +108,7 @@ def test_closing_the_stream_early_ends_the_child(tiny_video: Path) -> None:
         stream = decoder.frames(tiny_video, MANY)
         next(stream)
         pid = pid_of(decoder)
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
         assert decoder.pid is None
         assert gone(pid)
         # The same for one that is merely forgotten.

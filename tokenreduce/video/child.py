@@ -5,8 +5,9 @@ it), dies with its parent, and never imports torch. Knows neither models nor pre
 
     from the parent   {"do": "probe", "path"} | {"do": "frames", "path", "request", "probe"}
     to the parent     {"is": "ready"} once, then for each order any number of {"is": "busy"} and
-                      {"is": "frame", "seconds"} + pixels, and at last one of {"is": "probe", ...},
-                      {"is": "done"}, {"is": "refused", "error", "message"}, {"is": "bug", "trace"};
+                      {"is": "frame", "seconds"} + pixels or {"is": "repeat", "seconds"}, and at
+                      last one of {"is": "probe", ...}, {"is": "done", ...} (the fields of End),
+                      {"is": "refused", "error", "message"}, {"is": "bug", "trace"};
                       "spent" in a refusal means that this process is of no more use
 """
 
@@ -26,7 +27,7 @@ from importlib import import_module
 from typing import Any, BinaryIO
 
 from tokenreduce.errors import SettingError, TokenReduceError
-from tokenreduce.video.types import Limits, Probe, Request
+from tokenreduce.video.types import Frame, Limits, Probe, Repeat, Request
 from tokenreduce.video.wire import Severed, receive, send
 
 AHEAD = 16
@@ -143,9 +144,12 @@ def _serve(order: dict[str, Any], limits: Limits, post: Post) -> None:
             post.put({"is": "probe", **asdict(probe(order["path"], limits, post.beat))})
             return
         request, known = Request(**order["request"]), Probe(**order["probe"])
-        for seconds, pixels in frames(order["path"], request, known, limits, post.beat):
-            post.put({"is": "frame", "seconds": seconds}, pixels.data)
-        post.put({"is": "done"})
+        for item in frames(order["path"], request, known, limits, post.beat):
+            if isinstance(item, Frame):
+                post.put({"is": "frame", "seconds": item.seconds}, item.pixels.data)
+            else:
+                name = "repeat" if isinstance(item, Repeat) else "done"
+                post.put({"is": name, **asdict(item)})
     except MemoryError:
         message = (
             f"needs more than the {limits.memory_bytes / 2**30:.3g} GiB of memory that decoding "

@@ -7,20 +7,18 @@ a decoding library.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, replace
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from tokenreduce.errors import InputError, SettingError, TokenReduceError
 from tokenreduce.video.inputs import checked, shown
 from tokenreduce.video.process import Child, Died
-from tokenreduce.video.types import DecoderName, Frame, Limits, Probe, Request, Seek
-
-MAX_SIZE = 4096
-"""Largest side of a decoded square, far above any vision tower's."""
+from tokenreduce.video.requests import check
+from tokenreduce.video.types import End, Frame, Limits, Probe, Repeat, Request
 
 
 class Decoder:
@@ -84,19 +82,26 @@ class Decoder:
 
     def frames(
         self, path: str | os.PathLike[str], request: Request, probe: Probe | None = None
-    ) -> Iterator[Frame]:
-        """The wanted frames in order of time, as they are decoded; at least one.
+    ) -> Generator[Frame, None, None]:
+        """The frames of `stream` alone."""
+        return _frames_only(self.stream(path, request, probe))
+
+    def stream(
+        self, path: str | os.PathLike[str], request: Request, probe: Probe | None = None
+    ) -> Generator[Frame | Repeat | End, None, None]:
+        """The wanted frames in order of time, as they are decoded, at least one; then an End.
 
         probe: what `probe(path)` said; without it the file is probed first.
 
-        Fewer come than asked for where the video has fewer, ends early or is damaged. At most
-        a few are decoded ahead. To stop early, close the iterator: that ends the child.
+        Fewer come than asked for where the video has fewer, ends early or is damaged. With
+        `request.skip_duplicates`, a Repeat stands for a frame that shows what the last Frame shows.
+        At most a few are decoded ahead. To stop early, close the iterator: that ends the child.
         Raises InputError if the file cannot be used or no frame of it decodes, SettingError if
         the request makes no sense or its decoder is not installed.
         """
-        _check(request)
+        check(request)
         known = probe or self.probe(path)
-        if request.start >= known.seconds > 0:
+        if request.start >= known.seconds and (known.seconds > 0 or request.start > 0):
             raise InputError(
                 f"{shown(path)}: lasts {known.seconds:.2f} s, so nothing starts at "
                 f"{request.start:g} s; give an earlier start"
@@ -107,11 +112,11 @@ class Decoder:
             "request": asdict(request),
             "probe": asdict(known),
         }
-        return self._stream(path, order, request.size)
+        return self._stream(path, order, request)
 
     def _stream(
-        self, path: str | os.PathLike[str], order: dict[str, Any], size: int
-    ) -> Iterator[Frame]:
+        self, path: str | os.PathLike[str], order: dict[str, Any], request: Request
+    ) -> Generator[Frame | Repeat | End, None, None]:
         child = self._idle_child()
         self._streaming = True
         count = 0
@@ -119,14 +124,13 @@ class Decoder:
         try:
             child.order(order)
             while True:
-                header, payload = child.answer(size * size * 3)
-                if header["is"] != "frame":
+                header, payload = child.answer(request.size**2 * 3)
+                if header["is"] not in {"frame", "repeat"}:
                     ended = not header.get("spent")
                     _accepted(header, path)
                     break
-                pixels = np.frombuffer(payload, np.uint8).reshape(size, size, 3)
                 count += 1
-                yield Frame(float(header["seconds"]), pixels)
+                yield _item(header, payload, request.size)
         except Died as died:
             raise _died(path, died) from None
         finally:
@@ -136,8 +140,10 @@ class Decoder:
                 self._drop(child)
         if not count:
             raise InputError(
-                f"{shown(path)}: no frame of it can be decoded; choose or export the file again"
+                f"{shown(path)}: no frame of {_part(request)} can be decoded; choose or export the "
+                "file again"
             )
+        yield End(int(header["wanted"]), bool(header["complete"]), float(header["reached_seconds"]))
 
     def _idle_child(self) -> Child:
         """A child that waits for orders. One that still streams is ended first."""
@@ -151,6 +157,31 @@ class Decoder:
         child.kill()
         if child is self._child:
             self._child, self._streaming = None, False
+
+
+def _frames_only(
+    items: Generator[Frame | Repeat | End, None, None],
+) -> Generator[Frame, None, None]:
+    try:
+        for item in items:
+            if isinstance(item, Frame):
+                yield item
+    finally:
+        items.close()
+
+
+def _item(header: dict[str, Any], payload: bytes, size: int) -> Frame | Repeat:
+    seconds = float(header["seconds"])
+    if header["is"] == "repeat":
+        return Repeat(seconds)
+    return Frame(seconds, np.frombuffer(payload, np.uint8).reshape(size, size, 3))
+
+
+def _part(request: Request) -> str:
+    """Which part of the file is meant, for a message."""
+    if request.stop is None:
+        return f"it from {request.start:g} s on" if request.start else "it"
+    return f"it from {request.start:g} to {request.stop:g} s"
 
 
 def _accepted(header: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -168,23 +199,3 @@ def _died(path: str | os.PathLike[str], died: Died) -> InputError:
         f"{shown(path)}: the decoder {died}; the file is probably damaged: convert it, or choose "
         "another"
     )
-
-
-def _check(request: Request) -> None:
-    """Raises SettingError for a request no video could meet."""
-    if request.frames < 1:
-        raise SettingError(f"frames is {request.frames}; it can be 1 or more")
-    if not 1 <= request.size <= MAX_SIZE:
-        raise SettingError(f"frame size is {request.size}; it can be 1 to {MAX_SIZE} pixels")
-    for name, value, allowed in (
-        ("decoder", request.decoder, get_args(DecoderName)),
-        ("seek", request.seek, get_args(Seek)),
-    ):
-        if value not in allowed:
-            raise SettingError(f"{name} is {value!r}; it can be {', '.join(allowed)}")
-    if not request.start >= 0:
-        raise SettingError(f"start is {request.start:g} s; it can be 0 or more")
-    if request.stop is not None and not request.stop >= request.start:
-        raise SettingError(
-            f"stop is {request.stop:g} s; it can be {request.start:g} (the start) or more"
-        )

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from tokenreduce.video import with_decord, with_pyav
-from tokenreduce.video.pixels import Pixels
+from tokenreduce.video.pictures import Sample
 from tokenreduce.video.source import Beat, Source
 from tokenreduce.video.times import Span
 from tokenreduce.video.types import Request
 
 
 class Decode(Protocol):
-    """Yields, in order of time, seconds after the first frame and the upright RGB frame (h, w, 3).
+    """Yields what became of each wanted frame, in order of time; no picture twice.
 
     source: the file as libav opened it under the whitelists, so whatever gets here was accepted
     span:   of its frames, as the probe measured it
@@ -24,7 +24,7 @@ class Decode(Protocol):
 
     def __call__(
         self, source: Source, request: Request, span: Span, beat: Beat, /
-    ) -> Iterator[tuple[float, Pixels]]: ...
+    ) -> Iterator[Sample]: ...
 
 
 DECODERS: Mapping[str, Decode] = {

@@ -10,11 +10,17 @@ from fractions import Fraction
 
 from tokenreduce.errors import InputError
 from tokenreduce.video.decoders import DECODERS
-from tokenreduce.video.pixels import Pixels, display_matrix, resized, rotation
-from tokenreduce.video.scan import measure
+from tokenreduce.video.pictures import Picture
+from tokenreduce.video.pixels import display_matrix, resized, rotation
+from tokenreduce.video.repeats import SIDE, Repeats
+from tokenreduce.video.scan import declared, measure
 from tokenreduce.video.source import Beat, Source, first_frame
-from tokenreduce.video.times import Span, constant_period
-from tokenreduce.video.types import Limits, Probe, Request
+from tokenreduce.video.times import Span, constant_period, wanted
+from tokenreduce.video.types import End, Frame, Limits, Probe, Repeat, Request
+
+NEAR_SECONDS = 0.1
+"""A last frame this close before the chosen one is it: the second field of an interlaced frame has
+a time of its own."""
 
 
 def probe(path: str, limits: Limits, beat: Beat) -> Probe:
@@ -30,9 +36,10 @@ def probe(path: str, limits: Limits, beat: Beat) -> Probe:
         shown = round(1 / (rate * span.tick))
     turn = rotation(display_matrix(frame))
     width, height = frame.width, frame.height
+    seconds = float((span.last - span.first + shown) * span.tick)
     return Probe(
         path=path,
-        seconds=float((span.last - span.first + shown) * span.tick),
+        seconds=seconds,
         width=height if turn % 180 else width,
         height=width if turn % 180 else height,
         fps=float(rate),
@@ -42,26 +49,47 @@ def probe(path: str, limits: Limits, beat: Beat) -> Probe:
         first_seconds=float(span.first * span.tick),
         last_seconds=float(span.last * span.tick),
         constant_rate=span.period is not None,
+        declared_seconds=declared(source, seconds),
     )
 
 
 def frames(
     path: str, request: Request, known: Probe, limits: Limits, beat: Beat
-) -> Iterator[tuple[float, Pixels]]:
-    """Seconds after the first frame and (size, size, 3) pixels of each wanted frame, in order.
+) -> Iterator[Frame | Repeat | End]:
+    """Each wanted frame in order of time, or that it shows nothing new; at last an End.
 
     known: what `probe` said of the same file. Raises InputError if the file cannot be used,
     SettingError if the decoder is not installed.
     """
     source = Source(path, limits.pixels)
     span = _span(source, known)
-    for seconds, pixels in DECODERS[request.decoder](source, request, span, beat):
-        if pixels.shape[0] * pixels.shape[1] > limits.pixels:
-            raise InputError(
-                f"a frame at {seconds:.2f} s has {pixels.shape[1]} x {pixels.shape[0]} pixels; "
-                f"allowed are {limits.pixels / 1e6:g} million: scale it down"
-            )
-        yield seconds, resized(pixels, request.size)
+    seen = Repeats(request.skip_duplicates) if request.skip_duplicates is not None else None
+    due = reached = 0.0
+    begin: float | None = None
+    for sample in DECODERS[request.decoder](source, request, span, beat):
+        due, picture = sample.due, sample.picture
+        begin = due if begin is None else begin
+        # A picture that stands in for a damaged one must not come from before the range.
+        if picture is None or sample.seconds < begin - NEAR_SECONDS:
+            continue
+        reached = sample.seconds
+        _admit(picture, reached, limits)
+        if seen is not None and seen.repeats(picture.thumbnail(SIDE)):
+            yield Repeat(reached)
+        else:
+            yield Frame(reached, resized(picture.upright(), request.size))
+    short = known.declared_seconds > known.seconds
+    cut = short and (request.stop is None or request.stop > known.seconds)
+    yield End(wanted(span, request), not cut and due - reached < NEAR_SECONDS, reached)
+
+
+def _admit(picture: Picture, seconds: float, limits: Limits) -> None:
+    """Frames may be larger than the header said."""
+    if picture.area > limits.pixels:
+        raise InputError(
+            f"a frame at {seconds:.2f} s has {picture.area / 1e6:.3g} million pixels; "
+            f"allowed are {limits.pixels / 1e6:g} million: scale it down"
+        )
 
 
 def _span(source: Source, known: Probe) -> Span:
@@ -69,7 +97,8 @@ def _span(source: Source, known: Probe) -> Span:
     tick = source.tick
     first, last = (round(Fraction(s) / tick) for s in (known.first_seconds, known.last_seconds))
     if source.in_order:
-        return Span(tick, first, last, Fraction(1))
+        return Span(tick, first, last, Fraction(1), 1)
     stream = source.stream
     period = constant_period(first, last, tick, stream.average_rate, stream.base_rate)
-    return Span(tick, first, last, period if known.constant_rate else None)
+    shown = max(round(Fraction(known.seconds) / tick) - (last - first), 0)
+    return Span(tick, first, last, period if known.constant_rate else None, shown)

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from tokenreduce.video.source import Beat, Source
-from tokenreduce.video.times import Span, constant_period, even, targets
+from tokenreduce.video.times import Span, constant_period, even, moments, pace
 from tokenreduce.video.types import Request
 
 BACK_SECONDS = (0, 1, 4, 16, 64)
@@ -82,6 +82,22 @@ def measure(source: Source, first: int, beat: Beat) -> tuple[Span, int]:
     return Span(source.tick, first, last, period), shown
 
 
+def declared(source: Source, seconds: float) -> float:
+    """What the file says its pictures last, or `seconds`, what they do, where that is near.
+
+    A stream's own duration is taken at its word; the whole file's may be that of a sound track
+    which runs a little longer.
+    """
+    stream, container = source.stream, source.container
+    if stream.duration:
+        said, slack = float(stream.duration * source.tick), 0.5
+    elif container.duration:
+        said, slack = container.duration / 1e6, max(1.0, seconds / 100)
+    else:
+        return seconds
+    return said if said - seconds > slack else seconds
+
+
 def _head(source: Source, first: int, beat: Beat) -> list[int]:
     """Ascending times of the first frames, `SAMPLE` at most."""
     source.seek(None)
@@ -131,12 +147,14 @@ class Scout:
 
     def plan(self, request: Request) -> Iterator[Wanted]:
         """Each wanted frame once, ascending."""
-        asked = targets(self._span, request.frames, request.start, request.stop)
+        asked = moments(self._span, request)
         if self._source.in_order:
             yield from (Wanted(pts, None) for pts in dict.fromkeys(asked))
             return
         latest = self._span.first - 1
-        for target in self._every(asked) or asked:
+        paced = pace(self._span, request) is not None
+        for target in asked if paced else self._every(asked) or asked:
+            self._beat()
             wanted = self._at(target)
             if wanted is None:
                 continue

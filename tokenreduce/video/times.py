@@ -1,4 +1,4 @@
-"""Which frames are wanted: uniform in time, first and last included. Knows no decoder.
+"""Which frames are wanted: uniform in time, or so many a second. Knows no decoder.
 
 Times are integer ticks of the stream's own time base, so that nothing is rounded twice. On a
 constant rate the choice is the one LLaVA-Video was trained with, `int(linspace(0, n - 1, N))`; on
@@ -13,8 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from math import ceil, floor
 
 import numpy as np
+
+from tokenreduce.video.types import Request
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,14 @@ class Span:
     tick         seconds of one tick
     first, last  presentation times of the first and the last frame, in ticks
     period       ticks from frame to frame where that is constant, else None
+    shown        ticks for which the last frame is on display, 0 if unknown
     """
 
     tick: Fraction
     first: int
     last: int
     period: Fraction | None
+    shown: int = 0
 
     def ticks(self, seconds: float) -> Fraction:
         """`seconds` after the first frame, as ticks after the first frame."""
@@ -66,6 +71,47 @@ def even(times: Iterable[int], period: Fraction) -> bool:
     """Whether `times`, in any order, lie one period apart, but for their rounding to ticks."""
     slack = max(period / 10, Fraction(1))
     return all(abs(b - a - period) < slack for a, b in pairwise(sorted(times)))
+
+
+def pace(span: Span, request: Request) -> Fraction | None:
+    """Moments a second, if that is how the request samples; None: it spreads `frames` of them."""
+    if request.fps is None or _paced(span, request, Fraction(request.fps)) > request.frames:
+        return None
+    return Fraction(request.fps)
+
+
+def wanted(span: Span, request: Request) -> int:
+    """How many moments `moments` gives."""
+    fps = pace(span, request)
+    return request.frames if fps is None else _paced(span, request, fps)
+
+
+def moments(span: Span, request: Request) -> list[int]:
+    """Ascending ticks; each asks for the frame with the largest presentation time at or below it.
+
+    request: its `start` lies before the end of the span.
+    """
+    fps = pace(span, request)
+    if fps is None:
+        return targets(span, request.frames, request.start, request.stop)
+    begin, step = Fraction(request.start) / span.tick + _slack(span), 1 / (fps * span.tick)
+    places = (floor(_freed(begin + i * step)) for i in range(_paced(span, request, fps)))
+    return [min(span.first + place, span.last) for place in places]
+
+
+def _paced(span: Span, request: Request, fps: Fraction) -> int:
+    """How many of start, start + 1 / fps, ... lie before the end of display and not after stop."""
+    start = Fraction(request.start)
+    end = (span.last - span.first + span.shown - _slack(span)) * span.tick
+    count = ceil(_freed((end - start) * fps))
+    if request.stop is not None:
+        count = min(count, floor(_freed((Fraction(request.stop) - start) * fps)) + 1)
+    return max(count, 1)
+
+
+def _slack(span: Span) -> Fraction:
+    """Ticks by which a frame may be stored too late for its moment: times are rounded to ticks."""
+    return min(Fraction(1, 2), Fraction(1, 1000) / span.tick)
 
 
 def targets(span: Span, frames: int, start: float = 0.0, stop: float | None = None) -> list[int]:

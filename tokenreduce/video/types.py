@@ -28,6 +28,8 @@ class Probe:
     first_seconds  presentation time of the first frame on the file's own clock
     last_seconds   the same of the last frame, read from the packets and not from a header
     constant_rate  whether frames are evenly spaced, as far as header and ends tell
+    declared_seconds  what the file says it lasts, where its pictures end well before that (a
+                   download that was cut off, a sound track that goes on); else `seconds`
     """
 
     path: str
@@ -41,6 +43,7 @@ class Probe:
     first_seconds: float
     last_seconds: float = 0.0
     constant_rate: bool = False
+    declared_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,32 @@ class Frame:
 
     seconds: float
     pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A sampled frame that was not sent, because it shows what the last `Frame` before it shows.
+
+    seconds: its presentation time, 0 at the first frame of the video.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class End:
+    """What a stream of frames ends with.
+
+    wanted           moments that were chosen; fewer frames come where several moments show the
+                     same one, where some do not decode, and where repeats are left out
+    complete         False where the file ends before the range that was asked for does, or its
+                     last chosen frame does not decode
+    reached_seconds  presentation time of the last frame that was sampled, sent or not
+    """
+
+    wanted: int
+    complete: bool
+    reached_seconds: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +104,10 @@ class Request:
     frames   how many, uniformly in time over [start, stop] seconds, both ends included
     size     side in pixels of the square they are resized to (PIL bicubic, aspect ignored)
     start, stop   seconds, 0 at the first frame; stop None is the end of the video
+    fps      the frames on display at start, start + 1 / fps, ... up to stop, each once; `frames` is
+             then the most there may be: of more moments, that number spread uniformly is taken
+    skip_duplicates   a frame that differs by less than this from the last one that was sent is a
+             `Repeat`: levels of 255, see `tokenreduce.video.repeats`; None sends every frame
     """
 
     frames: int
@@ -83,3 +116,5 @@ class Request:
     decoder: DecoderName = "auto"
     start: float = 0.0
     stop: float | None = None
+    fps: float | None = None
+    skip_duplicates: float | None = None

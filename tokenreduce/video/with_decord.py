@@ -14,21 +14,18 @@ from typing import Any
 import numpy as np
 
 from tokenreduce.errors import InputError, SettingError
-from tokenreduce.video.pixels import Pixels
+from tokenreduce.video.pictures import Plain, Sample
 from tokenreduce.video.source import Beat, Source
-from tokenreduce.video.times import Span, choose, constant_period, targets
+from tokenreduce.video.times import Span, choose, constant_period, moments
 from tokenreduce.video.types import Request
 
 TICK = Fraction(1, 1_000_000)
 
 
-def decode(
-    source: Source, request: Request, span: Span, beat: Beat
-) -> Iterator[tuple[float, Pixels]]:
-    """Seconds after the first frame, and upright RGB at full size, of each wanted frame.
+def decode(source: Source, request: Request, span: Span, beat: Beat) -> Iterator[Sample]:
+    """Each wanted frame, as decord lists and times them.
 
-    The frames and times are those decord lists. Raises SettingError if decord
-    is not installed, InputError if it cannot read the file.
+    Raises SettingError if decord is not installed, InputError if it cannot read the file.
     """
     decord = _package()
     reader = _guarded(lambda: decord.VideoReader(source.path, ctx=decord.cpu(0), num_threads=2))
@@ -36,13 +33,14 @@ def decode(
     pts = [round(float(time) / TICK) for time in times]
     rate = Fraction(float(reader.get_avg_fps())).limit_denominator(1001)
     period = constant_period(pts[0], pts[-1], TICK, rate, rate) if span.period else None
-    own = Span(TICK, pts[0], pts[-1], period)
-    indices = choose(pts, targets(own, request.frames, request.start, request.stop))
+    own = Span(TICK, pts[0], pts[-1], period, round(span.shown * span.tick / TICK))
+    indices = choose(pts, moments(own, request))
     if request.seek == "keyframe":
         indices = _snapped(indices, [int(key) for key in reader.get_key_indices()])
     for index in indices:
         beat()
-        yield own.seconds(pts[index]), _guarded(lambda i=index: reader[i].asnumpy())
+        pixels = _guarded(lambda i=index: reader[i].asnumpy())
+        yield Sample(own.seconds(pts[index]), Plain(pixels), own.seconds(pts[index]))
 
 
 def _snapped(indices: list[int], keys: list[int]) -> list[int]:

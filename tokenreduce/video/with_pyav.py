@@ -13,7 +13,7 @@ from typing import Any
 
 from av.video.reformatter import VideoReformatter
 
-from tokenreduce.video.pixels import Pixels, display_matrix, rgb, upright
+from tokenreduce.video.pictures import Coded, Sample
 from tokenreduce.video.scan import BACK_SECONDS, Scout, Wanted
 from tokenreduce.video.source import Beat, Source
 from tokenreduce.video.times import Span
@@ -27,20 +27,25 @@ _SKIPPABLE = frozenset({"h264", "mpeg2video"})
 _WHOLE = frozenset({0, 1})
 
 
-def decode(
-    source: Source, request: Request, span: Span, beat: Beat
-) -> Iterator[tuple[float, Pixels]]:
-    """Seconds after the first frame, and upright RGB at full size, of each wanted frame."""
-    reformatter = VideoReformatter()
+def decode(source: Source, request: Request, span: Span, beat: Beat) -> Iterator[Sample]:
+    """Each wanted frame in order of time; see `tokenreduce.video.decoders.Decode`."""
+    reformatter, thumbnails = VideoReformatter(), VideoReformatter()
     plan = Scout(source.again(), span, beat).plan(request)
-    for frame, pts in exact(source, plan, beat):
-        yield span.seconds(pts), upright(rgb(frame, reformatter), display_matrix(frame))
+    for wanted, found in exact(source, plan, beat):
+        seconds = span.seconds(wanted.pts)
+        if found is None:
+            yield Sample(seconds, None)
+        else:
+            yield Sample(seconds, Coded(found[0], reformatter, thumbnails), span.seconds(found[1]))
 
 
-def exact(source: Source, plan: Iterable[Wanted], beat: Beat) -> Iterator[tuple[Any, int]]:
-    """The planned frames with their presentation times; those that cannot be decoded are left out.
+def exact(
+    source: Source, plan: Iterable[Wanted], beat: Beat
+) -> Iterator[tuple[Wanted, tuple[Any, int] | None]]:
+    """The planned frames with their presentation times; None for those that do not decode.
 
-    Where a planned frame does not come out, the one displayed before it stands in.
+    Where a planned frame does not come out, the one displayed before it stands in, but for once
+    only.
     """
     run = Run(source, beat)
     latest: int | None = None
@@ -50,7 +55,9 @@ def exact(source: Source, plan: Iterable[Wanted], beat: Beat) -> Iterator[tuple[
         found = run.reach(wanted, leap) or run.retry(wanted)
         if found is not None and (latest is None or found[1] > latest):
             latest = found[1]
-            yield found
+            yield wanted, found
+        else:
+            yield wanted, None
 
 
 class Run:
