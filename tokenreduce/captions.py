@@ -15,10 +15,17 @@ from dataclasses import dataclass, replace
 MAX_CUES = 100_000
 """More than a whole day of them; beyond it a file is not what it says."""
 
+MAX_TRACK_CHARACTERS = 4 << 20
+"""Of a track inside a video; an hour of speech is a hundredth."""
+
+MAX_TRACK_BYTES = 32 << 20
+"""Of as many characters packed, each escaped, with the times of MAX_CUES cues."""
+
 MAX_CHARACTERS = 500
 """Of one line. What two rows on a screen hold is under a hundred."""
 
 MAX_ROWS = 8
+_MAX_STYLED = 16_000  # characters of a cue with all its tags; the rest is not looked at
 TOUCHING_SECONDS = 0.1
 """A row that stays on display from cue to cue leaves no longer gap than this."""
 
@@ -113,7 +120,7 @@ def _staying(shown: tuple[str, ...], rows: tuple[str, ...]) -> int:
 
 
 def _rows(text: str) -> tuple[str, ...]:
-    plain = _OVERRIDE.sub("", _TAG.sub(_untagged, text))
+    plain = _OVERRIDE.sub("", _TAG.sub(_untagged, text[:_MAX_STYLED]))
     plain = _ENTITY.sub(lambda found: _ENTITIES[found[0]], plain)
     rows = (" ".join(_visible(row).split()) for row in plain.splitlines())
     return tuple([row[:MAX_CHARACTERS] for row in rows if row][:MAX_ROWS])

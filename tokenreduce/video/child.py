@@ -4,9 +4,11 @@ The only process that ever opens a video. Limits its own memory, ignores Ctrl-C 
 it), dies with its parent, and never imports torch. Knows neither models nor presets.
 
     from the parent   {"do": "probe", "path"} | {"do": "frames", "path", "request", "probe"}
+                      | {"do": "subtitles", "path", "first_seconds"}
     to the parent     {"is": "ready"} once, then for each order any number of {"is": "busy"} and
                       {"is": "frame", "seconds"} + pixels or {"is": "repeat", "seconds"}, and at
                       last one of {"is": "probe", ...}, {"is": "done", ...} (the fields of End),
+                      {"is": "subtitles", "found"} + packed cues,
                       {"is": "refused", "error", "message"}, {"is": "bug", "trace"};
                       "spent" in a refusal means that this process is of no more use
 """
@@ -26,6 +28,7 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Any, BinaryIO
 
+from tokenreduce.captions import packed
 from tokenreduce.errors import SettingError, TokenReduceError
 from tokenreduce.video.types import Frame, Limits, Probe, Repeat, Request
 from tokenreduce.video.wire import Severed, receive, send
@@ -137,11 +140,15 @@ def _inbox(orders: BinaryIO) -> Any:
 
 def _serve(order: dict[str, Any], limits: Limits, post: Post) -> None:
     """Carries out one order; whatever goes wrong is a message, so that the child goes on."""
-    from tokenreduce.video.orders import frames, probe
+    from tokenreduce.video.orders import frames, probe, subtitles
 
     try:
         if order["do"] == "probe":
             post.put({"is": "probe", **asdict(probe(order["path"], limits, post.beat))})
+            return
+        if order["do"] == "subtitles":
+            cues = subtitles(order["path"], order["first_seconds"], limits, post.beat)
+            post.put({"is": "subtitles", "found": cues is not None}, packed(cues or []))
             return
         request, known = Request(**order["request"]), Probe(**order["probe"])
         for item in frames(order["path"], request, known, limits, post.beat):

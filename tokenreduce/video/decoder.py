@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenreduce.captions import MAX_TRACK_BYTES, Line, lines, unpacked
 from tokenreduce.errors import InputError, SettingError, TokenReduceError
 from tokenreduce.video.inputs import checked, shown
 from tokenreduce.video.process import Child, Died
@@ -61,24 +62,26 @@ class Decoder:
 
     def probe(self, path: str | os.PathLike[str]) -> Probe:
         """What the file holds. Raises InputError, in one line, for whatever is not a video."""
-        absolute = checked(path)
-        child = self._idle_child()
-        try:
-            child.order({"do": "probe", "path": absolute})
-            header, _ = child.answer()
-            if header.get("spent"):
-                self._drop(child)
-            facts = _accepted(header, path)
-        except TokenReduceError:
-            raise
-        except Died as died:
-            self._drop(child)
-            raise _died(path, died) from None
-        except BaseException:
-            self._drop(child)
-            raise
+        facts, _ = self._asked(path, {"do": "probe"})
         facts.pop("is")
         return replace(Probe(**facts), path=os.fspath(path))
+
+    def subtitles(
+        self, path: str | os.PathLike[str], probe: Probe | None = None
+    ) -> tuple[Line, ...] | None:
+        """What the file's own text track says, in time as `Frame.seconds`; None if it has none.
+
+        probe: what `probe(path)` said; without it the file is probed first. Raises InputError, in
+        one line, if the file cannot be used.
+        """
+        known = probe or self.probe(path)
+        order = {"do": "subtitles", "first_seconds": known.first_seconds}
+        header, payload = self._asked(path, order, MAX_TRACK_BYTES)
+        try:
+            return lines(unpacked(payload)) if header["found"] else None
+        except ValueError:  # only from a child that a hostile file has taken over
+            self.close()
+            raise _died(path, Died("sent subtitles that are none")) from None
 
     def frames(
         self, path: str | os.PathLike[str], request: Request, probe: Probe | None = None
@@ -144,6 +147,27 @@ class Decoder:
                 "file again"
             )
         yield End(int(header["wanted"]), bool(header["complete"]), float(header["reached_seconds"]))
+
+    def _asked(
+        self, path: str | os.PathLike[str], order: dict[str, Any], most_bytes: int = 0
+    ) -> tuple[dict[str, Any], bytes]:
+        """The one answer to an order about `path`, and up to `most_bytes` that come with it."""
+        absolute = checked(path)
+        child = self._idle_child()
+        try:
+            child.order({**order, "path": absolute})
+            header, payload = child.answer(most_bytes)
+            if header.get("spent"):
+                self._drop(child)
+            return _accepted(header, path), payload
+        except TokenReduceError:
+            raise
+        except Died as died:
+            self._drop(child)
+            raise _died(path, died) from None
+        except BaseException:
+            self._drop(child)
+            raise
 
     def _idle_child(self) -> Child:
         """A child that waits for orders. One that still streams is ended first."""

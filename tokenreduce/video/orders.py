@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
+from tokenreduce.captions import Cue
 from tokenreduce.errors import InputError
+from tokenreduce.video import text_track
 from tokenreduce.video.decoders import DECODERS
 from tokenreduce.video.pictures import Picture
 from tokenreduce.video.pixels import display_matrix, resized, rotation
@@ -90,6 +92,11 @@ def _admit(picture: Picture, seconds: float, limits: Limits) -> None:
             f"a frame at {seconds:.2f} s has {picture.area / 1e6:.3g} million pixels; "
             f"allowed are {limits.pixels / 1e6:g} million: scale it down"
         )
+
+
+def subtitles(path: str, first_seconds: float, limits: Limits, beat: Beat) -> list[Cue] | None:
+    """The cues of the file's text track; None without one. Raises InputError as `probe` does."""
+    return text_track.read(path, first_seconds, limits.pixels, beat)
 
 
 def _span(source: Source, known: Probe) -> Span:
