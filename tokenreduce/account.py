@@ -55,6 +55,7 @@ def account(
             text,
             within=through,
             overhead=own,
+            reused=generation.reused,
         ),
         seconds=clock.seconds(),
         memory_bytes=MemoryBytes(

@@ -46,6 +46,17 @@ class PrefillCost:
 
 
 @dataclass(frozen=True)
+class Reused:
+    """What of a prompt was not computed again: its first `positions`, in the first `layers`."""
+
+    layers: int = 0
+    positions: int = 0
+
+
+AFRESH = Reused()
+
+
+@dataclass(frozen=True)
 class Through:
     """Frames on their way through the vision tower, all losing equally many patches.
 
@@ -70,7 +81,11 @@ def summed(costs: Sequence[Cost]) -> Cost:
 
 
 def layer_cost(
-    text: TextSpec, tokens: int, pointwise: int = QWEN_POINTWISE, left: int | None = None
+    text: TextSpec,
+    tokens: int,
+    pointwise: int = QWEN_POINTWISE,
+    left: int | None = None,
+    cached: int = 0,
 ) -> Cost:
     """One decoder layer over `tokens` positions, visual and text together.
 
@@ -79,21 +94,26 @@ def layer_cost(
 
     left: positions the MLP works on, where some leave between attention and MLP, as in the
     official codes of ToMe and FrameFusion; here they leave after the layer, and it is `tokens`.
+    cached: positions of which only keys and values are used, and those are there already.
     """
-    n, width = tokens, text.width
-    after = n if left is None else left
+    n, width = tokens - cached, text.width
+    after = n if left is None else left - cached
     queries = text.heads * text.head_width
     attention = 2 * width * queries + 2 * width * text.kv_width
     mlp = 3 * width * text.mlp_width
     beside = _ATTENTION_POINTWISE * n + (pointwise - _ATTENTION_POINTWISE) * after
     return Cost(
-        matmul=2 * n * attention + 2 * after * mlp + 4 * n * n * queries,
-        elementwise=SOFTMAX * text.heads * n * n + beside * width,
+        matmul=2 * n * attention + 2 * after * mlp + 4 * n * tokens * queries,
+        elementwise=SOFTMAX * text.heads * n * tokens + beside * width,
     )
 
 
 def llm_cost(
-    text: TextSpec, per_layer: Sequence[int], text_tokens: int, pointwise: int = QWEN_POINTWISE
+    text: TextSpec,
+    per_layer: Sequence[int],
+    text_tokens: int,
+    pointwise: int = QWEN_POINTWISE,
+    reused: Reused = AFRESH,
 ) -> Cost:
     """The language model's prefill. per_layer: visual tokens each layer works on.
 
@@ -101,7 +121,15 @@ def llm_cost(
     goes through it. Raises ValueError unless per_layer has one count for each layer.
     """
     _check_depth(text, per_layer)
-    layers = [layer_cost(text, visual + text_tokens, pointwise) for visual in per_layer]
+    layers = [
+        layer_cost(
+            text,
+            visual + text_tokens,
+            pointwise,
+            cached=reused.positions if layer < reused.layers else 0,
+        )
+        for layer, visual in enumerate(per_layer)
+    ]
     return summed(layers) + Cost(matmul=text.width * text.vocab)
 
 
@@ -180,6 +208,7 @@ def prefill_cost(
     within: Sequence[Through] = (),
     overhead: Cost = NOTHING,
     kv_bytes_per_element: int = 2,
+    reused: Reused = AFRESH,
 ) -> PrefillCost:
     """Everything from the frames to the first logits.
 
@@ -194,7 +223,7 @@ def prefill_cost(
         raise ValueError(f"{sum(part.frames for part in parts)} frames went through, not {frames}")
     return PrefillCost(
         vision=vision_cost(spec, parts),
-        llm=llm_cost(text, visual_per_layer, text_tokens),
+        llm=llm_cost(text, visual_per_layer, text_tokens, reused=reused),
         overhead=overhead,
         kv_bytes=kv_bytes(text, visual_per_layer, text_tokens, kv_bytes_per_element),
     )
@@ -209,11 +238,13 @@ def flops(
     *,
     within: Sequence[Through] = (),
     overhead: Cost = NOTHING,
+    reused: Reused = AFRESH,
 ) -> result.Flops:
     """The `flops` of an answer. raw_visual: tokens that an unreduced model would have read.
 
     The reduction's own work stands apart and counts against both ratios. The unreduced model
     encodes the same frames, all of each: what leaves inside the tower counts for ratio_total.
+    reused: of an earlier question's prefill; the unreduced model begins afresh.
     Raises ValueError as `prefill_cost`.
     """
     cost = prefill_cost(
@@ -223,6 +254,7 @@ def flops(
         text_tokens=text_tokens,
         within=within,
         overhead=overhead,
+        reused=reused,
     )
     unreduced = llm_cost(spec.text, [raw_visual] * spec.text.layers, text_tokens).total
     whole = vision_cost(spec, [Through.of(spec.vision, frames_encoded, Full())]).total

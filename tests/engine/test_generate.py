@@ -202,3 +202,38 @@ def cache(model: Any) -> DynamicCache:
 def test_impossible_sampling_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=next(iter(wrong)).split("_")[0]):
         replace(Sampling(), **wrong)
+
+
+def test_an_answer_may_be_stopped_between_two_tokens(
+    ask: Any, qwen2: Any, make_prompt: MakePrompt
+) -> None:
+    whole, _ = ask(Sampling(12))
+    prompt = make_prompt(40, range(6, 33))
+
+    def stopped(after: int, eos_ids: Sequence[int] = ()) -> tuple[Generation, list[str]]:
+        calls, pieces = iter(range(1, 100)), list[str]()
+        generation = generate(
+            qwen2.hosted,
+            spelled,
+            prompt,
+            PRUNES,
+            Sampling(12),
+            eos_ids,
+            pieces.append,
+            lambda _: None,
+            stop=lambda: next(calls) >= after,
+        )
+        return generation, pieces
+
+    for after in (1, 3, 11):
+        part, pieces = stopped(after)
+        assert (part.finish_reason, part.tokens) == ("interrupted", after)
+        assert part.text.count("<") == after
+        assert whole.text.startswith(part.text)
+        assert "".join(pieces) == part.text
+        assert part.per_layer == whole.per_layer
+    # Told to stop where it ends anyway: it has ended.
+    assert stopped(12)[0].finish_reason == "length"
+    third = int(whole.text.split("><")[2])
+    assert stopped(3, (third,))[0].finish_reason == "stop"
+    assert stopped(2, (third,))[0].finish_reason == "interrupted"

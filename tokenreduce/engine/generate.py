@@ -11,11 +11,15 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
+from tokenreduce.cost import AFRESH, Reused
 from tokenreduce.engine.prefill import cache_bytes
+from tokenreduce.engine.stem import Stem
 from tokenreduce.engine.stream import TextStream
-from tokenreduce.engine.types import Generation, Plan, Prefilled, Prompt, Prune, Sampling
+from tokenreduce.engine.types import Generation, Plan, Prefilled, Prompt, Prune, Sampling, never
+from tokenreduce.result import FinishReason
 
 Decode = Callable[[list[int]], str]
 """Token ids to text, special tokens left out and no spaces tidied, so that the text of ids is the
@@ -31,38 +35,68 @@ def generate(
     eos_ids: Sequence[int],
     on_text: Callable[[str], None],
     on_prefill: Callable[[float], None],
+    *,
+    stem: Stem | None = None,
+    stop: Callable[[], bool] = never,
 ) -> Generation:
     """Answers `prompt` with a hosted model that `host.prepare` has seen.
 
     eos_ids end the answer and are no part of its text; none given, the model's own count.
     on_prefill(seconds) is called once the first logits exist, on_text with each piece of text;
     what they raise, a KeyboardInterrupt above all, stops the generation and propagates.
+    stem: of earlier questions of this model, empty before the first; the one for the next comes
+    back. stop() is asked after each token: with True the answer so far is all of it.
     torch's random state is afterwards what it was before.
     """
     device = prompt.embeds.device
     stream = TextStream(decode, eos_ids, on_text)
     clock = _Clock(device, on_prefill)
-    plan = Plan(prompt, tuple(prunes), sampling.seed, clock.prefilled)
+    plan = Plan(prompt, tuple(prunes), sampling.seed, clock.prefilled, stem)
+    stopping = _Stopping(stop)
     with torch.no_grad(), _seeded(device, sampling.seed):
         ids = model.generate(
             inputs_embeds=prompt.embeds,
             attention_mask=torch.ones(prompt.embeds.shape[:2], dtype=torch.long, device=device),
             plan=plan,
             streamer=stream,
+            stopping_criteria=[stopping],
             generation_config=_config(sampling, eos_ids),
         )
     seconds = clock.since_prefill()
     tokens = ids[0].tolist()
-    stopped = len(tokens) < sampling.max_new_tokens or tokens[-1] in eos_ids
     return Generation(
         text=stream.text,
-        finish_reason="stop" if stopped else "length",
+        finish_reason=_reason(tokens, sampling, eos_ids, interrupted=stopping.asked),
         tokens=len(tokens),
         per_layer=clock.per_layer,
         prefill_seconds=clock.prefill_seconds,
         seconds=seconds,
         kv_cache_bytes=clock.kv_cache_bytes,
+        reused=clock.reused,
+        stem=clock.stem,
     )
+
+
+def _reason(
+    tokens: Sequence[int], sampling: Sampling, eos_ids: Sequence[int], *, interrupted: bool
+) -> FinishReason:
+    if tokens[-1] in eos_ids:
+        return "stop"
+    if len(tokens) == sampling.max_new_tokens:
+        return "length"
+    return "interrupted" if interrupted else "stop"  # the model's own ending token
+
+
+class _Stopping:
+    """A criterion of transformers that asks from outside. asked: whether it was told to stop."""
+
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self._stop = stop
+        self.asked = False
+
+    def __call__(self, ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        self.asked = self.asked or self._stop()
+        return torch.full((ids.shape[0],), self.asked, device=ids.device)
 
 
 class _Clock:
@@ -74,6 +108,8 @@ class _Clock:
         self.per_layer: tuple[int, ...] = ()
         self.prefill_seconds = 0.0
         self.kv_cache_bytes = 0
+        self.reused: Reused = AFRESH
+        self.stem: Stem | None = None
         _synchronize(device)
         self._begun = self._read = perf_counter()
 
@@ -83,6 +119,7 @@ class _Clock:
         self.prefill_seconds = self._read - self._begun
         self.per_layer = read.per_layer
         self.kv_cache_bytes = cache_bytes(read.cache)
+        self.reused, self.stem = read.reused, read.stem
         self._on_prefill(self.prefill_seconds)
 
     def since_prefill(self) -> float:

@@ -20,10 +20,14 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from tokenreduce.cost import AFRESH, Reused
 from tokenreduce.engine import prefill
 from tokenreduce.engine.attention import make_observable
 from tokenreduce.engine.types import Plan, Prefilled
 from tokenreduce.errors import SettingError
+
+_MUCH = 8
+"""More than this share of a prompt newly read, and its stem is worth keeping instead."""
 
 
 class Host:
@@ -98,12 +102,22 @@ def prepare(model: PreTrainedModel) -> None:
 
 
 def read_prompt(model: Any, plan: Plan, cache: DynamicCache) -> Prefilled:
-    """Runs all layers of the model over plan.prompt, fills `cache`; the last position's logits."""
-    stack = stack_of(model)
-    begun = prefill.start(plan.prompt)
-    state = prefill.run(stack, begun, cache, plan.prunes, seed=plan.seed)
+    """Runs all layers of the model over plan.prompt, but for what its stem has of it, and fills
+    `cache`; the last position's logits."""
+    stack, stem = stack_of(model), plan.stem
+    begun, depth = prefill.start(plan.prompt), len(stack.layers)
+    if stem is not None:
+        begun = prefill.resume(begun, stem, plan.prunes, depth, cache)
+    reused = Reused(stem.layers, begun.read) if stem is not None and begun.read else AFRESH
+    # Where little was new, the old stem does; a new one would stand beside it for a while.
+    grows = stem is not None and _MUCH * (begun.position.shape[0] - begun.read) > begun.read
+    room = stem.limit_bytes if stem is not None and grows else 0
+    state = prefill.run(stack, begun, cache, plan.prunes, seed=plan.seed, fork_bytes=room)
+    if stem is not None and grows:
+        chosen = state.per_layer[-1] < begun.entered or state.visual.shape[0] < begun.entered
+        stem = stem.grown(begun.embeds, cache, state.fork, chosen=chosen)
     logits = model.lm_head(stack.norm(state.hidden[:, -1:]))
-    return Prefilled(logits, cache, state.per_layer)
+    return Prefilled(logits, cache, state.per_layer, reused, stem)
 
 
 def _check(given: Tensor | None, mask: Tensor | None, cache: DynamicCache | None) -> None:

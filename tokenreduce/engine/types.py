@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from tokenreduce.budget import Layout
+from tokenreduce.cost import AFRESH, Reused
 from tokenreduce.errors import SettingError
 from tokenreduce.paradigm import Method
 from tokenreduce.result import FinishReason
@@ -18,6 +19,8 @@ from tokenreduce.tokens import Tokens
 
 if TYPE_CHECKING:  # importing transformers takes longer than all else here
     from transformers import DynamicCache
+
+    from tokenreduce.engine.stem import Stem
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,15 @@ class Prefilled:
     logits     (1, 1, vocab) of the first token to come
     cache      keys and values, of another length in each layer
     per_layer  visual tokens each layer attended to
+    reused     what of it a stem had
+    stem       for a further question, where the plan has one
     """
 
     logits: Tensor
     cache: DynamicCache
     per_layer: tuple[int, ...]
+    reused: Reused = AFRESH
+    stem: Stem | None = None
 
 
 def _ignore(read: Prefilled) -> None:
@@ -74,12 +81,19 @@ class Plan:
 
     seed  of methods that draw
     done  called once the prompt has been read
+    stem  of earlier questions, to be read on from and kept; None keeps nothing
     """
 
     prompt: Prompt
     prunes: Sequence[Prune] = ()
     seed: int = 0
     done: Callable[[Prefilled], None] = _ignore
+    stem: Stem | None = None
+
+
+def never() -> bool:
+    """Stops nothing."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -112,11 +126,14 @@ class Sampling:
 class Generation:
     """What came out and what it took.
 
+    finish_reason    "interrupted" where it was stopped from outside before its end
     tokens           generated, the ending one counted
     per_layer        visual tokens each layer attended to in the prefill
     prefill_seconds  from the call until the first logits
     seconds          after that, until the last token
     kv_cache_bytes   of the cache right after the prefill
+    reused           what of the prompt a stem had
+    stem             for a further question; None where none was given
     """
 
     text: str
@@ -126,3 +143,5 @@ class Generation:
     prefill_seconds: float
     seconds: float
     kv_cache_bytes: int
+    reused: Reused = AFRESH
+    stem: Stem | None = None

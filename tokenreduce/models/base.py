@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from tokenreduce.budget import Layout
-from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling
+from tokenreduce.engine.stem import Stem
+from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling, never
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.models.vision import Within
 from tokenreduce.seen import Evidence, Need
 from tokenreduce.tokens import Tokens
 
-__all__ = ["Generation", "Prompt", "Prune", "Sampling", "VideoModel"]
+__all__ = ["Generation", "Prompt", "Prune", "Sampling", "Stem", "VideoModel", "never"]
 
 
 class VideoModel(Protocol):
@@ -82,8 +83,16 @@ class VideoModel(Protocol):
         sampling: Sampling,
         on_text: Callable[[str], None],
         on_prefill: Callable[[float], None],
+        *,
+        stem: Stem | None = None,
+        stop: Callable[[], bool] = never,
     ) -> Generation:
         """Prefill with `prunes`, then decode. on_prefill(seconds) is called once the first logits
         exist, on_text with each piece of the answer; a KeyboardInterrupt raised while it runs
-        stops the generation and propagates."""
+        stops the generation and propagates.
+
+        stem: what this model has read for earlier questions, `Stem(limit_bytes)` before the first;
+        the result has that for the next. None keeps nothing. What a prompt has in common with it
+        is not computed again, and the answer is the same. stop() is asked after each token: with
+        True the answer ends there, "interrupted"."""
         ...

@@ -19,7 +19,8 @@ from transformers import LlavaConfig
 from tokenreduce.budget import Layout
 from tokenreduce.engine.generate import generate
 from tokenreduce.engine.host import HostedLlava, prepare
-from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling
+from tokenreduce.engine.stem import Stem
+from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling, never
 from tokenreduce.errors import ModelError
 from tokenreduce.models.chat import VICUNA, Chat
 from tokenreduce.models.evidence import evidence_of
@@ -156,6 +157,9 @@ class Llava15:
         sampling: Sampling,
         on_text: Callable[[str], None],
         on_prefill: Callable[[float], None],
+        *,
+        stem: Stem | None = None,
+        stop: Callable[[], bool] = never,
     ) -> Generation:
         return generate(
             self.host,
@@ -166,6 +170,8 @@ class Llava15:
             self.chat.stops,
             on_text,
             on_prefill,
+            stem=stem,
+            stop=stop,
         )
 
 

@@ -20,7 +20,8 @@ from transformers import LlavaOnevisionConfig
 from tokenreduce.budget import Layout
 from tokenreduce.engine.generate import generate
 from tokenreduce.engine.host import HostedLlavaOnevision, prepare
-from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling
+from tokenreduce.engine.stem import Stem
+from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling, never
 from tokenreduce.errors import ModelError
 from tokenreduce.models import chat
 from tokenreduce.models.chat import Chat
@@ -191,6 +192,9 @@ class LlavaVideo:
         sampling: Sampling,
         on_text: Callable[[str], None],
         on_prefill: Callable[[float], None],
+        *,
+        stem: Stem | None = None,
+        stop: Callable[[], bool] = never,
     ) -> Generation:
         return generate(
             self.host,
@@ -201,6 +205,8 @@ class LlavaVideo:
             self.chat.stops,
             on_text,
             on_prefill,
+            stem=stem,
+            stop=stop,
         )
 
 
