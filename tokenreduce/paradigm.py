@@ -82,25 +82,43 @@ def reduce(method: Method, seen: Seen, keep: int) -> Tokens:
 
     Raises ValueError if keep is negative or a method that needs attention is given none.
     """
+    counts = _counts(method, seen, keep, seen.tokens.count)
+    for count in counts[:-1]:
+        seen = _round(method, seen, count)
+    if not counts:
+        return seen.tokens
+    choice = choose(method, seen, keep)
+    return method.compress(seen, choice.split, choice.affinity)
+
+
+def reduced(method: Method, seen: Seen, keep: int, began: int) -> Seen:
+    """As `reduce`, and what may be reduced further: with the metric and the evidence of what is
+    left. began: the count before any reduction; where `seen` lies on the way of `method` from there
+    to `keep`, it goes on along it, as if it had never stopped."""
+    for count in _counts(method, seen, keep, began):
+        seen = _round(method, seen, count)
+    return seen
+
+
+def _counts(method: Method, seen: Seen, keep: int, began: int) -> list[int]:
     if keep < 0:
         raise ValueError(f"{keep = }: a count kept cannot be negative")
     n = seen.tokens.count
-    if keep >= n:
-        return seen.tokens
-    for count in method.rounds(n, keep):
-        choice = choose(method, seen, count)
-        tokens = method.compress(seen, choice.split, choice.affinity)
-        if count == keep:
-            return tokens
-        seen = replace(
-            seen,
-            tokens=tokens,
-            metric=_carried(method, seen, choice, tokens),
-            attention=None,  # it was of the tokens before this round
-            visual=None,
-            evidence=_left(seen, tokens),
-        )
-    return seen.tokens
+    return [count for count in method.rounds(began, keep) if count < n] if keep < n else []
+
+
+def _round(method: Method, seen: Seen, count: int) -> Seen:
+    """One round, and what the next may look at."""
+    choice = choose(method, seen, count)
+    tokens = method.compress(seen, choice.split, choice.affinity)
+    return replace(
+        seen,
+        tokens=tokens,
+        metric=_carried(method, seen, choice, tokens),
+        attention=None,  # it was of the tokens before this round
+        visual=None,
+        evidence=_left(seen, tokens),
+    )
 
 
 def _carried(method: Method, seen: Seen, choice: Choice, tokens: Tokens) -> Tensor:

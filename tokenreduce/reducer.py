@@ -1,7 +1,7 @@
 """Frames' features in, exactly the budgeted visual tokens out, newlines woven in.
 
 Features arrive in chunks of frames; how many frames there are is known when the last has come.
-Knows neither the model nor the video they come from.
+What is held meanwhile is bounded. Knows neither the model nor the video they come from.
 """
 
 from __future__ import annotations
@@ -13,25 +13,30 @@ import torch
 from torch import Tensor
 
 from tokenreduce.budget import Layout, NewlineKeep, Share, allot, newlines_within
-from tokenreduce.methods.aim_merge import AimMerge
-from tokenreduce.paradigm import Method, reduce
-from tokenreduce.seen import Evidence, Seen
+from tokenreduce.holding import AT_ONCE, Clip, Frames, Held, Way
+from tokenreduce.paradigm import Method
+from tokenreduce.seen import Evidence
 from tokenreduce.tokens import Tokens
 from tokenreduce.weaving import raw_places, weave
 
-_AT_ONCE = 16
-"""Frames reduced together: scratch memory does not grow with the video."""
+RESIDENT = 16_384
+"""Tokens held in any case before anything is reduced while frames are still coming: 64 frames of
+LLaVA-Video and more. 112 MiB of them at a 7B's width in half precision."""
 
 
 @dataclass
 class Reducer:
-    """Collects the features of one video and reduces them to `budget` tokens.
+    """Reduces the features of one video to `budget` tokens, from chunks of frames as they come.
 
     one      the layout of a single frame, as `ModelSpec.layout(1)` gives it
-    budget   visual tokens wanted, newlines included; at least 1
+    budget   visual tokens wanted, newlines included; at least 1. Where it depends on how many
+             frames come, the most it can be; `finish` is told then
     method   acts at `site`; None where the budget holds all
     newline  (d,) the newline embedding, or None where the layout has none
     site     "frames": on each frame by itself, even shares; "clip": on the whole video at once
+    resident  tokens that are held as they are. Beyond that, and twice the budget, all that is held
+             is reduced by about half: frames along the method's own way, so that a method which
+             goes by halves, as AIM, ends where it would have ended; a clip anew each time
     """
 
     one: Layout
@@ -41,8 +46,20 @@ class Reducer:
     newlines: NewlineKeep = "share"
     seed: int = 0
     site: Literal["frames", "clip"] = "frames"
-    _chunks: list[Tensor] = field(default_factory=list)
-    _shown: list[Evidence] = field(default_factory=list)
+    resident: int = RESIDENT
+    _waiting: list[tuple[Tensor, Evidence]] = field(default_factory=list)
+    _frames: int = 0
+
+    def __post_init__(self) -> None:
+        way = Way(self.one, self.method, self.seed)
+        most = max(self.resident, 2 * self.budget)
+        # A method that moves nothing across frames needs no clip.
+        self._held = Clip(way, most) if self.site == "clip" and self.method else Frames(way, most)
+
+    @property
+    def frames(self) -> int:
+        """That have come."""
+        return self._frames + self._count_waiting()
 
     def add(self, features: Tensor, evidence: Evidence | None = None) -> None:
         """features: (f, rows * columns, d), the next f frames in time order; evidence: of them."""
@@ -50,70 +67,78 @@ class Reducer:
             raise ValueError(
                 f"{features.shape[1]} tokens a frame, not {self.one.rows} x {self.one.columns}"
             )
-        self._chunks.append(features)
-        self._shown.append(evidence or Evidence())
+        shown, start = evidence or Evidence(), 0
+        while start < features.shape[0]:
+            room = self._held.group - self._count_waiting()
+            part = torch.arange(start, min(start + room, features.shape[0]))
+            self._waiting.append((features[start : start + len(part)], shown.rows(part)))
+            start += len(part)
+            if len(part) == room:
+                self._pass_on()
 
-    def finish(self) -> Tokens:
+    def finish(self, budget: int | None = None) -> Tokens:
         """All frames as one row of exactly min(budget, available) tokens, places in raster order
-        with newlines counted: those of the sequence an unreduced model would read."""
-        features, evidence = torch.cat(self._chunks), Evidence.cat(self._shown)
-        self._chunks.clear()
-        self._shown.clear()
-        layout = replace(self.one, frames=features.shape[0])
-        allotment = allot(layout, self.budget, self.newlines)
-        if self.site == "clip" and self.method is not None and self.budget < layout.available:
-            kept = self._clip(features, evidence, layout, sum(s.features for s in allotment.shares))
-            wanted = sum(share.newlines for share in allotment.shares)
-            ends = newlines_within(layout, kept.place[0].tolist(), wanted)
+        with newlines counted: those of the sequence an unreduced model would read. budget: no more
+        than was announced. Raises ValueError if it is, or no frame has come."""
+        wanted = self.budget if budget is None else budget
+        if wanted > self.budget:
+            raise ValueError(f"a budget of {wanted} where {self.budget} was announced")
+        if self._waiting:
+            self._pass_on()
+        layout = replace(self.one, frames=self._frames)
+        held, self._held = self._held, Frames(Way(self.one, None), 0)
+        if isinstance(held, Clip):
+            return self._of_clip(held, layout, wanted)
+        return self._of_frames(held, layout, wanted)
+
+    def _count_waiting(self) -> int:
+        return sum(features.shape[0] for features, _ in self._waiting)
+
+    def _pass_on(self) -> None:
+        """The frames that wait, to those that are held."""
+        features = torch.cat([part for part, _ in self._waiting])
+        evidence = Evidence.cat([shown for _, shown in self._waiting])
+        self._waiting.clear()
+        self._held.add(Held.fresh(features, evidence, self._frames, self.method))
+        self._frames += features.shape[0]
+
+    def _of_clip(self, held: Clip, layout: Layout, budget: int) -> Tokens:
+        given = allot(layout, budget, self.newlines)
+        tokens = held.reduced_to(sum(share.features for share in given.shares))
+        whole = layout.rows * layout.columns
+        place = raw_places(layout, tokens.place // whole, tokens.place % whole)
+        kept = replace(tokens, place=place)
+        wanted = sum(share.newlines for share in given.shares)
+        if budget >= layout.available:  # each where it always was
+            ends = self._ends(kept, layout, given.shares)
         else:
-            groups: dict[tuple[int, int], list[Share]] = {}
-            for share in allotment.shares:
-                groups.setdefault((share.stop - share.start, share.features), []).append(share)
-            parts = [self._group(features, evidence, g, layout) for g in groups.values()]
-            kept = Tokens.cat(parts).in_order()
-            ends = self._ends(kept, layout, allotment.shares)
-        ends += [layout.available - 1] * allotment.trailing
-        return weave(kept, ends, self.newline, layout)
+            ends = newlines_within(layout, place[0].tolist(), wanted)
+        return weave(kept, ends + [layout.available - 1] * given.trailing, self.newline, layout)
 
-    def _clip(self, features: Tensor, evidence: Evidence, layout: Layout, keep: int) -> Tokens:
-        """One row of `keep` features of all frames, places in the raw sequence."""
-        tokens = Tokens.fresh(features.flatten(0, 1).unsqueeze(0))
-        grid = replace(layout, newline="no_token")
-        tokens = self._reduce(tokens, evidence.as_one_row(), grid, keep)
-        per_frame = grid.per_frame
-        return replace(
-            tokens, place=raw_places(layout, tokens.place // per_frame, tokens.place % per_frame)
-        )
+    def _of_frames(self, held: Frames, layout: Layout, budget: int) -> Tokens:
+        """Rows get even shares, be they frames or, where there are far more frames than tokens,
+        runs of them that have become one token already."""
+        every = held.all()
+        given = allot(replace(layout, frames=every.tokens.rows), budget, self.newlines)
+        groups: dict[tuple[int, int], list[Share]] = {}
+        for share in given.shares:
+            groups.setdefault((share.stop - share.start, share.features), []).append(share)
+        parts = [self._group(held.way, every, group, layout) for group in groups.values()]
+        kept = Tokens.cat(parts).in_order()
+        ends = self._ends(kept, layout, given.shares)
+        return weave(kept, ends + [layout.available - 1] * given.trailing, self.newline, layout)
 
-    def _group(
-        self, features: Tensor, evidence: Evidence, shares: list[Share], layout: Layout
-    ) -> Tokens:
+    def _group(self, way: Way, every: Held, shares: list[Share], layout: Layout) -> Tokens:
         """The shares of one shape, reduced together, as one row: same length, same count kept."""
         length = shares[0].stop - shares[0].start
         index = torch.tensor([f for s in shares for f in range(s.start, s.stop)])
-        grid = Layout(1, layout.rows, layout.columns)
-        done = []
-        for part in index.to(features.device).split(_AT_ONCE):
-            tokens = Tokens.fresh(features[part])
-            tokens = self._reduce(tokens, evidence.rows(part), grid, shares[0].features)
-            frame = part.unsqueeze(1).expand_as(tokens.place)
-            done.append(replace(tokens, place=raw_places(layout, frame, tokens.place)))
-        tokens = Tokens(*(torch.cat([getattr(t, k) for t in done]) for k in ("x", "size", "place")))
+        parts = index.to(every.frame.device).split(AT_ONCE)
+        done = Held.cat([way.thinned(every.rows(part), shares[0].features) for part in parts])
         if length > 1:  # below one token a frame: each run of adjacent frames becomes one token
-            tokens = _joined(self.method, tokens, len(shares), length, self.seed)
-        return tokens.as_one_row()
-
-    def _reduce(self, tokens: Tokens, evidence: Evidence, grid: Layout, keep: int) -> Tokens:
-        if keep == tokens.count:
-            return tokens
-        if self.method is None:
-            raise ValueError(f"{tokens.count} tokens to {keep}: no method to reduce them")
-        metric = tokens.x
-        if "keys" in self.method.needs and evidence.keys is not None:
-            metric = evidence.keys.mean(dim=2)
-        return reduce(
-            self.method, Seen(tokens, metric, grid, evidence=evidence, seed=self.seed), keep
-        )
+            done = way.joined(done, len(shares), length)
+        frame = done.frame.unsqueeze(1).expand_as(done.tokens.place)
+        place = raw_places(layout, frame, done.tokens.place)
+        return replace(done.tokens, place=place).as_one_row()
 
     def _ends(self, kept: Tokens, layout: Layout, shares: tuple[Share, ...]) -> list[int]:
         """Where the newlines of each share stand."""
@@ -124,18 +149,3 @@ class Reducer:
             ends += newlines_within(layout, own, share.newlines)
             start += share.features
         return ends
-
-
-def _joined(method: Method | None, tokens: Tokens, rows: int, length: int, seed: int) -> Tokens:
-    """rows * length frames of one token each to `rows` tokens, one for each run of frames.
-
-    By the method, if positions, features or chance are all it looks at; else adjacent frames
-    merge, for what the encoder showed of one frame says nothing about its neighbour.
-    """
-    joining = AimMerge() if method is None or method.needs else method
-    places = tokens.place.view(rows, length)
-    x = tokens.x.view(rows, length, -1)
-    order = torch.arange(length, device=places.device).expand(rows, length)
-    run = Tokens(x, tokens.size.view(rows, length), order)
-    left = reduce(joining, Seen(run, x, Layout(length, 1, 1), seed=seed), 1)
-    return Tokens(left.x, left.size, places.gather(1, left.place))

@@ -69,6 +69,16 @@ class Evidence:
         has_class = any(part.has_class for part in parts)
         return cls(joined("salience"), joined("keys"), joined("attention"), has_class)
 
+    def beside(self, other: Evidence) -> Evidence:
+        """Of the tokens of one row and, after them, those of the other; attention between the two
+        there is none to be had."""
+
+        def joined(one: Tensor | None, two: Tensor | None) -> Tensor | None:
+            return None if one is None or two is None else torch.cat([one, two], dim=1)
+
+        salience, keys = joined(self.salience, other.salience), joined(self.keys, other.keys)
+        return Evidence(salience, keys, None, self.has_class)
+
     def as_one_row(self) -> Evidence:
         """Frames after each other; there is no attention between frames to be had."""
         salience = None if self.salience is None else self.salience.reshape(1, -1)

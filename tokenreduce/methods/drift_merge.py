@@ -7,7 +7,10 @@ of the whole clip merge first, a frame keeps as many tokens as it shows that is 
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -19,6 +22,9 @@ from tokenreduce.seen import Need, Seen, located, unit_length
 from tokenreduce.steps import mean_into
 from tokenreduce.tokens import Affinity, Split, Tokens
 from tokenreduce.work import Cost, Sizes
+
+_BLOCK = 256
+"""Tokens compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -73,29 +79,37 @@ class DriftMerge:
         return seen.once(f"drift {self.back}", paired)
 
     def _row(self, x: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """Of one clip: x (n, e), frame (n,). A frame at a time, so that no copy of the clip in
-        float32 is made."""
-        n, frames = x.shape[0], int(frame[-1]) + 1
+        """Of one clip: x (n, e), frame (n,) ascending. A few frames at a time, so that no copy of
+        the clip in float32 is made, and no more steps where frames hold few tokens."""
+        n = x.shape[0]
         best = torch.full(((n + 1) // 2,), -2.0, device=x.device)
         neighbour = torch.arange(0, n, 2, device=x.device)
         index = (neighbour + 1).where(neighbour + 1 < n, neighbour - 1)
-        # A frame's tokens stand together, as places ascend: those of frame f from starts[f] on.
-        every = torch.arange(frames + 1, device=x.device)
-        starts = torch.searchsorted(frame.contiguous(), every).tolist()
-        seen: list[
-            tuple[int, Tensor]
-        ] = []  # of the frames in reach, odd tokens and the first's place
-        for f in range(frames):
-            unit = unit_length(x[starts[f] : starts[f + 1]])
-            skip = starts[f] % 2  # whether the first of the frame is an odd one
-            seen = [*seen, (starts[f] + 1 - skip, unit[1 - skip :: 2])][-1 - self.back :]
-            even, odd = unit[skip::2], torch.cat([part for _, part in seen])
+        for low, start, stop in self._blocks(frame):
+            unit = unit_length(x[low:stop])
+            rows, columns = start + start % 2, low + 1 - low % 2
+            even, odd = unit[rows - low :: 2], unit[columns - low :: 2]
             if even.shape[0] and odd.shape[0]:
-                first = next(place for place, part in seen if part.shape[0])
-                rows = slice((starts[f] + skip) // 2, (starts[f] + skip) // 2 + even.shape[0])
-                value, at = (even @ odd.T).max(dim=1)
-                best[rows], index[rows] = value, first + 2 * at
+                similar = even @ odd.T
+                back = frame[rows:stop:2].unsqueeze(1) - frame[columns:stop:2]
+                similar.masked_fill_((back < 0) | (back > self.back), -2.0)
+                value, at = similar.max(dim=1)
+                own = slice(rows // 2, rows // 2 + even.shape[0])
+                best[own] = value
+                index[own] = torch.where(value > -2.0, columns + 2 * at, index[own])
         return best, index
+
+    def _blocks(self, frame: Tensor) -> Iterator[tuple[int, int, int]]:
+        """Whole frames, `_BLOCK` tokens of them unless one has more: where the frames in reach of
+        the first begin, where it begins, and where the last ends."""
+        there, counts = (part.tolist() for part in frame.unique_consecutive(return_counts=True))
+        ends = list(accumulate(counts, initial=0))
+        first = 0
+        for i in range(len(there)):
+            if i + 1 == len(there) or ends[i + 2] - ends[first] > _BLOCK:
+                low = bisect_left(there, there[first] - self.back)
+                yield ends[low], ends[first], ends[i + 1]
+                first = i + 1
 
     def work(self, sizes: Sizes, keep: int) -> Cost:
         """Of one round, as if every frame still held as many tokens as any other."""
