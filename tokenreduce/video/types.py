@@ -107,7 +107,7 @@ class Request:
     fps      the frames on display at start, start + 1 / fps, ... up to stop, each once; `frames` is
              then the most there may be: of more moments, that number spread uniformly is taken
     skip_duplicates   a frame that differs by less than this from the last one that was sent is a
-             `Repeat`: levels of 255, see `tokenreduce.video.repeats`; None sends every frame
+             `Repeat`: levels of 255, for instance `repeats.AUTO`; None sends every frame
     """
 
     frames: int
