@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
+from tokenreduce import moments
+from tokenreduce.errors import SettingError
 from tokenreduce.strict import fraction
 
 
@@ -67,6 +69,56 @@ class Number:
         if not self.low <= value <= self.high:  # nan is not, either
             raise ValueError
         return float(value)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A number above 0, up to high."""
+
+    unit: str
+    high: float
+
+    @property
+    def allowed(self) -> str:
+        return f"{self.unit}, above 0 and at most {self.high:g}"
+
+    def read(self, value: object, /, *, typed: bool) -> float:
+        rate = Number(0, self.high).read(value, typed=typed)
+        if not rate > 0:
+            raise ValueError
+        return rate
+
+
+@dataclass(frozen=True)
+class WordOrNumber:
+    """One of a few words, or a number instead."""
+
+    among: tuple[str, ...]
+    number: Number
+
+    @property
+    def allowed(self) -> str:
+        return f"{', '.join(self.among)} or {self.number.allowed}"
+
+    def read(self, value: object, /, *, typed: bool) -> str | float:
+        if isinstance(value, str) and value in self.among:
+            return value
+        return self.number.read(value, typed=typed)
+
+
+@dataclass(frozen=True)
+class Time:
+    """A moment of a video, settled once its length is known."""
+
+    allowed: str = moments.ALLOWED
+
+    def read(self, value: object, /, *, typed: bool) -> moments.Moment:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ValueError
+        try:
+            return moments.parse(value)
+        except SettingError:
+            raise ValueError from None
 
 
 @dataclass(frozen=True)

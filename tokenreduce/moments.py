@@ -46,8 +46,10 @@ class Moment:
         return self.written or (f"{self.value:.6%}" if self.of_length else f"{self.value:g} s")
 
 
-def parse(written: str | float) -> Moment:
-    """The moment that is meant. Raises SettingError if that cannot be told.
+def parse(written: Moment | str | float) -> Moment:
+    """The moment that is meant; one that is parsed already is itself.
+
+    Raises SettingError if it cannot be told.
 
     A bare number is seconds. hh:mm:ss and mm:ss take a fraction of a second; only the first part
     may be 60 or more, or have one digit. With units the largest comes first: 1h02m, 90s, 1.5m.
@@ -55,16 +57,19 @@ def parse(written: str | float) -> Moment:
     >>> parse("10:00").at(3600), parse("1h02m").at(9999), parse("25%").at(60)
     (600.0, 3720.0, 15.0)
     """
+    if isinstance(written, Moment):
+        return written
     text = str(written).strip()
+    quoted = repr(text if len(text) <= 40 else text[:40] + "...")
     positive = text.lower().removeprefix("-")
     share = _SHARE.fullmatch(positive)
     value = _seconds(positive) if share is None else float(share[1]) / 100
     if value is None:
-        raise SettingError(f"{text!r} is no time; it must be {ALLOWED}")
+        raise SettingError(f"{quoted} is no time; it must be {ALLOWED}")
     if positive != text.lower():
-        raise SettingError(f"{text!r} is before the start; a time can be 0 or more")
+        raise SettingError(f"{quoted} is before the start; a time can be 0 or more")
     if share is not None and value > 1:
-        raise SettingError(f"{text!r} is past the end; a share can be 0% to 100%")
+        raise SettingError(f"{quoted} is past the end; a share can be 0% to 100%")
     return Moment(value, of_length=share is not None, written=text)
 
 
@@ -99,20 +104,20 @@ def span(
 ) -> tuple[float, float | None]:
     """The range in seconds after the first frame; an end of None is the end of the video.
 
-    start, end        None: not given. A moment of its own, start equal to end, is one frame
+    start, end        None: not given
     duration_seconds  of the video, as its probe measured it
     name              of the file, for messages
 
-    Raises SettingError for what is no time and for a start after the end, InputError for a range
-    that reaches past the end of the file (an end by more than GRACE_SECONDS).
+    Raises SettingError for what is no time and for a start not before the end, InputError for a
+    range that reaches past the end of the file (an end by more than GRACE_SECONDS).
     """
-    first, last = _moment(start), _moment(end)
+    first = None if start is None else parse(start)
+    last = None if end is None else parse(end)
     begin = 0.0 if first is None else first.at(duration_seconds)
     stop = None if last is None else last.at(duration_seconds)
-    if stop is not None and begin > stop:
-        raise SettingError(
-            f"start {first or 0} is after end {last}; give a start at or before the end"
-        )
+    if stop is not None and begin >= stop:
+        begun = "0 s" if first is None else str(first)
+        raise SettingError(f"start {begun} is not before end {last}; give an end after the start")
     if begin > 0 and begin >= duration_seconds:
         raise InputError(
             f"{name}: lasts {duration_seconds:.2f} s, so nothing starts at {first}; give an "
@@ -124,7 +129,3 @@ def span(
             "or none"
         )
     return begin, None if stop is None else min(stop, duration_seconds)
-
-
-def _moment(value: Moment | str | float | None) -> Moment | None:
-    return value if value is None or isinstance(value, Moment) else parse(value)

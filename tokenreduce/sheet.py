@@ -142,7 +142,7 @@ class Sheet:
         ideal = math.sqrt(pictures * _SHAPE * (height + _GAP) / (width + _GAP))
         columns = min(max(round(ideal), 1), pictures)
         scale = min(1.0, ((WIDTH - _GAP) / columns - _GAP) / width)
-        return columns, (max(round(width * scale), 1), max(round(height * scale), 1))
+        return columns, (max(int(width * scale), 1), max(round(height * scale), 1))
 
 
 def check(path: str | os.PathLike[str]) -> None:
@@ -196,8 +196,8 @@ def _suffix(path: str | os.PathLike[str]) -> str:
 
 
 def _ordinal(number: int) -> str:
-    # Only powers of two occur.
-    return "2nd" if number % 10 == 2 and number % 100 != 12 else f"{number}th"
+    # Of a power of two: none ends in 1 or 3 but 1.
+    return f"{number}nd" if number % 10 == 2 and number % 100 != 12 else f"{number}th"
 
 
 def _unwritable(path: str | os.PathLike[str], error: OSError) -> InputError:

@@ -12,16 +12,17 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import pysubs2
 
-from tokenreduce.captions import Cue, Line, lines, without_styling
+from tokenreduce.captions import MAX_CUES, Cue, Line, lines, without_styling
 from tokenreduce.errors import InputError
 from tokenreduce.evenly import evenly, most_that_fit
 from tokenreduce.video.inputs import checked, shown
 
-MAX_BYTES = 32 << 20
-"""A thousand hours of speech, or one with every frame typeset."""
+MAX_BYTES = 16 << 20
+"""Hundreds of hours of speech; read in some seconds and half a gigabyte at worst."""
 
 MOST_TOKENS = 2048
 """Of the told subtitles, unless the caller says otherwise: about 130 lines of English."""
@@ -36,7 +37,8 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _BLANK = re.compile(r"\n{3,}")
-_WORD_TIME = re.compile(r"<\d[\d:.]*>")
+# Of WebVTT: the time of a word, and an hour that is missing before its colon.
+_MISLEADING = re.compile(r"<\d[\d:.]*>|(?<!\d):+(?=\d\d:\d\d\.\d\d)")
 _ASS_TIME = re.compile(r"\s*-?\d{1,2}:\d{1,2}:\d{1,2}[.,]\d{1,3}\s*", re.ASCII)
 
 
@@ -48,7 +50,7 @@ def read(path: str | os.PathLike[str], warn: Callable[[str], None] = _silent) ->
     """What a .srt, .vtt, .ass or .ssa file says, by what is in it and not by its name.
 
     warn: is told in one line what was guessed. Raises InputError if the file cannot be read, is
-    larger than MAX_BYTES, is of another kind, or says nothing.
+    larger than MAX_BYTES, has more than MAX_CUES, is of another kind, or says nothing.
     """
     name = shown(path)
     with open(checked(path), "rb") as file:
@@ -58,20 +60,37 @@ def read(path: str | os.PathLike[str], warn: Callable[[str], None] = _silent) ->
             f"{name}: is larger than {MAX_BYTES >> 20} MB, the most a subtitle file may have; "
             "choose another"
         )
+    told, guess = parsed(data, name)
+    if guess:
+        warn(
+            f"{name}: is not UTF-8 and was read as {guess}; if letters are wrong, save it as UTF-8"
+        )
+    return told
+
+
+def parsed(data: bytes, name: str) -> tuple[tuple[Line, ...], str]:
+    """What a file of these bytes says, and its encoding if that was only a guess, else "".
+
+    name: for messages. Raises InputError as `read` does.
+    """
     text, guess = _decoded(data)
     kind = _kind(text)
     if kind is None:
         raise InputError(
             f"{name}: is no subtitle file that is read; allowed are {_ALLOWED}: convert it"
         )
-    told = lines(_cues(text, kind))
+    try:
+        cues = list(islice(_cues(text, kind), MAX_CUES + 1))
+    except ValueError:  # none is known that gets here
+        raise InputError(f"{name}: is damaged; choose or export the file again") from None
+    if len(cues) > MAX_CUES:
+        raise InputError(
+            f"{name}: has more than {MAX_CUES:,} subtitles, the most that are read; cut it"
+        )
+    told = lines(cues)
     if not told:
         raise InputError(f"{name}: holds no subtitles; choose another file, or none")
-    if guess:
-        warn(
-            f"{name}: is not UTF-8 and was read as {guess}; if letters are wrong, save it as UTF-8"
-        )
-    return told
+    return told, guess
 
 
 def _decoded(data: bytes) -> tuple[str, str]:
@@ -113,7 +132,7 @@ def _cues(text: str, kind: str) -> Iterator[Cue]:
         plain = _BLANK.sub("\n\n", "\n".join(rows))
     if kind == "vtt":
         # A row in which two words have times would pass for the beginning of a cue.
-        plain = _WORD_TIME.sub("", plain)
+        plain = _MISLEADING.sub("", plain)
     for event in pysubs2.SSAFile.from_string(plain, kind, keep_html_tags=True):
         said = without_styling(event.text) if kind == "ass" else event.text.replace(r"\N", "\n")
         if kind == "vtt":  # what follows a blank row is the next cue's name, or a note
