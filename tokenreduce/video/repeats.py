@@ -70,7 +70,7 @@ def _blocks(step: NDArray[np.int16]) -> float:
     # 9 cells of at most 255 levels fit into 16 bits.
     bands = _sum([step[i : i + down] for i in range(rows)])
     sums = _sum([bands[:, i : i + across] for i in range(columns)])
-    return int(np.abs(sums).max()) / (rows * columns)
+    return float(np.abs(sums).max() / (rows * columns))
 
 
 def _sum(parts: list[NDArray[np.int16]]) -> NDArray[np.int16]:
