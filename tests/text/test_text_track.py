@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from av.subtitles.subtitle import SubtitleSet
 
 from tokenreduce.captions import Line
@@ -29,10 +30,14 @@ Texts = list[tuple[int, int, str]]
 SPOKEN: Texts = [(500, 1500, r"hello {\i1}there{\i0}\Nyou, é"), (2000, 3000, "bye <3")]
 SAID = (Line(0.5, 1.5, "hello there you, é"), Line(2.0, 3.0, "bye <3"))
 MILLISECOND = Fraction(1, 1000)
+NO_MARK = Disposition(0)
 
 
 def film(
-    path: Path, tracks: list[tuple[str, Texts]], default: int | None = None, first: int = 0
+    path: Path,
+    tracks: list[tuple[str, Texts]],
+    marks: tuple[Disposition, ...] = (),
+    first: int = 0,
 ) -> Path:
     """Five seconds of video and its text tracks: codec, and (start, end, text) in ms. first: of
     the first frame's time, in ms."""
@@ -41,9 +46,8 @@ def film(
         video.width = video.height = 64
         video.pix_fmt = "yuv420p"
         streams = [_track(file, codec) for codec, _ in tracks]
-        if default is not None:
-            for i, stream in enumerate(streams):
-                stream.disposition = av.stream.Disposition.default if i == default else 0
+        for stream, mark in zip(streams, marks, strict=False):
+            stream.disposition = mark
         packets = []
         for i in range(50):
             frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), i * 5, np.uint8), "rgb24")
@@ -95,12 +99,22 @@ def test_times_are_those_of_the_frames(tmp_path: Path) -> None:
     assert [one.end_seconds for one in said] == pytest.approx([1.5, 3.0])
 
 
-def test_the_default_track_is_taken(tmp_path: Path) -> None:
+def test_the_default_track_is_taken_else_one_for_all_words(tmp_path: Path) -> None:
     tracks = [("subrip", [(0, 900, "one")]), ("ass", [(0, 900, "two")])]
     with Decoder() as decoder:
-        first = decoder.subtitles(film(tmp_path / "first.mkv", tracks, default=0))
-        second = decoder.subtitles(film(tmp_path / "second.mkv", tracks, default=1))
-    assert (first, second) == ((Line(0, 0.9, "one"),), (Line(0, 0.9, "two"),))
+        found = [
+            decoder.subtitles(film(tmp_path / f"{i}.mkv", tracks, marks))
+            for i, marks in enumerate(
+                (
+                    (Disposition.default, NO_MARK),
+                    (NO_MARK, Disposition.default),
+                    (Disposition.forced, NO_MARK),
+                    (NO_MARK, NO_MARK),
+                )
+            )
+        ]
+    one, two = (Line(0, 0.9, "one"),), (Line(0, 0.9, "two"),)
+    assert found == [one, two, two, one]
 
 
 def test_a_video_without_a_text_track_says_so_and_the_child_goes_on(tmp_path: Path) -> None:

@@ -46,7 +46,10 @@ def _track(streams: Sequence[Any]) -> Any | None:
     unwanted = Disposition.forced | Disposition.comment
     return min(
         texts,
-        key=lambda one: (not one.disposition & Disposition.default, one.disposition & unwanted),
+        key=lambda one: (
+            not one.disposition & Disposition.default,
+            bool(one.disposition & unwanted),
+        ),
         default=None,
     )
 
