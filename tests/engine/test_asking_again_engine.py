@@ -214,9 +214,19 @@ def test_another_video_is_read_afresh(qwen2: Any) -> None:
     other = asking(1, video=7)
     again = read(other, prunes, stem)
     equal(again, read(other, prunes))
-    assert again.reused == Reused()
+    assert again.reused.positions == 5  # what is said before it
     assert again.stem is not None
     assert torch.equal(again.stem.embeds, other.embeds)  # type: ignore[arg-type]
+
+
+def test_a_long_prompt_of_another_video_is_read_without_a_mask() -> None:
+    embeds = torch.zeros(1, 3000, 4)
+    stem = Stem(1 << 30, embeds)
+    for same, taken in ((10, 0), (1499, 0), (1500, 1500), (2999, 2999)):
+        other = embeds.clone()
+        other[:, same:] = 1
+        assert stem.shared(other, None) == taken
+    assert stem.shared(torch.ones(1, 3000, 4), None) == 0
 
 
 def test_a_prompt_that_shares_some_of_the_video_only(qwen2: Any) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # importing transformers takes longer than all else here
     from tokenreduce.engine.attention import Observe
 
 GIB = 1 << 30
+_SMALL_MASK = 1 << 22
+"""Entries of an attention mask that are no burden, 4 MiB."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,9 @@ class Stem:
         common = min(mine.shape[1], most)
         differs = (mine[0, :common] != embeds[0, :common]).any(dim=1).nonzero()
         same = common if differs.shape[0] == 0 else int(differs[0])
-        # Attention of the rest is masked: with much to read, reading all of it costs less.
-        return same if 2 * same >= embeds.shape[1] else 0
+        # The rest attends with a mask, of unread x length: not where it is long and most of it new.
+        length = embeds.shape[1]
+        return same if 2 * same >= length or (length - same) * length <= _SMALL_MASK else 0
 
     def fill(self, cache: DynamicCache, positions: int) -> None:
         """Puts keys and values of the first `positions` into an empty cache."""
