@@ -5,9 +5,10 @@
 
 H.264, 1280 x 720, 30 frames a second, B-frames, made by repeating the encoded packets of one group
 of pictures with shifted times, once with key frames far apart and once close together. Each
-measurement is a fresh process that goes through the tool's own decoding child, start included. As
-groups repeat, every frame's true picture is known: `right` counts the frames that are the ones
-they should be. See benchmarks/README.md.
+measurement is a fresh process that goes through the tool's own decoding child, start included; the
+bare loop is what one would write with PyAV alone, in one process: seek, decode up to the frame,
+convert, resize. As groups repeat, every frame's true picture is known: `right` counts the frames
+that are the ones they should be. See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -20,20 +21,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
+from benchmarks.long_files import repeat
 from benchmarks.record import rounds, run_process, spreads, write
 from tokenreduce.errors import TokenReduceError
 from tokenreduce.video.decoder import Decoder
-from tokenreduce.video.types import DecoderName, Limits, Request, Seek
+from tokenreduce.video.types import DecoderName, Frame, Limits, Request, Seek
 
 RATE = 30
 WIDTH, HEIGHT = 1280, 720
 SIZE = 384
 GOPS = (250, 30)
-CASES: Mapping[str, tuple[DecoderName, Seek]] = {
+CASES: Mapping[str, tuple[DecoderName | Literal["bare"], Seek]] = {
+    "bare loop": ("bare", "exact"),
     "pyav exact": ("pyav", "exact"),
     "pyav keyframe": ("pyav", "keyframe"),
     "decord exact": ("decord", "exact"),
@@ -109,15 +112,18 @@ def _measure(path: Path, frames: int, repeats: int) -> dict[str, Any]:
     return {name: {**facts[name], **spreads(samples)} for name, samples in taken.items()}
 
 
-def _work(path: Path, frames: int, decoder: DecoderName, seek: Seek) -> Measured:
-    """Decodes once, the way the tool does."""
+def _work(path: Path, frames: int, decoder: DecoderName | Literal["bare"], seek: Seek) -> Measured:
+    """Decodes once, the way the tool does, or the way of the bare loop."""
     truth = json.loads(path.with_suffix(".json").read_text())
-    request = Request(frames, SIZE, seek, decoder)
-    # Its FFmpeg 4.1 may sit on one frame for long; this is about speed, not about patience.
-    with Decoder(Limits(stall_seconds=600)) as child:
-        probe = child.probe(path)
-        given = list(child.frames(path, request, probe))
-    chosen = np.linspace(0, probe.seconds * RATE - 1, frames).astype(int)
+    if decoder == "bare":
+        given, total = _bare(path, frames)
+    else:
+        request = Request(frames, SIZE, seek, decoder)
+        # Its FFmpeg 4.1 may sit on one frame for long; this is about speed, not about patience.
+        with Decoder(Limits(stall_seconds=600)) as child:
+            probe = child.probe(path)
+            given, total = list(child.frames(path, request, probe)), round(probe.seconds * RATE)
+    chosen = np.linspace(0, total - 1, frames).astype(int)
     right = sum(
         _digest(frame.pixels) == truth[round(frame.seconds * RATE) % len(truth)]
         and (seek == "keyframe" or round(frame.seconds * RATE) in chosen)
@@ -125,6 +131,24 @@ def _work(path: Path, frames: int, decoder: DecoderName, seek: Seek) -> Measured
     )
     late = float(np.mean([abs(c / RATE - f.seconds) for c, f in zip(chosen, given, strict=False)]))
     return Measured(len(given), right, late)
+
+
+def _bare(path: Path, frames: int) -> tuple[list[Frame], int]:
+    """The frames, and how many the file has: each by its own seek, nothing left out."""
+    import av
+
+    from tokenreduce.video.pixels import resized
+
+    given = []
+    with av.open(str(path)) as file:
+        stream: Any = file.streams.video[0]
+        stream.codec_context.thread_count = 2
+        for index in np.linspace(0, stream.frames - 1, frames).astype(int):
+            pts = round(index / RATE / stream.time_base)
+            file.seek(pts, stream=stream, backward=True)
+            frame = next(frame for frame in file.decode(stream) if frame.pts >= pts)
+            given.append(Frame(frame.time, resized(frame.to_ndarray(format="rgb24"), SIZE)))
+        return given, stream.frames
 
 
 def write_video(path: Path, gop: int, minutes: float) -> Path:
@@ -135,18 +159,7 @@ def write_video(path: Path, gop: int, minutes: float) -> Path:
 
     one = path.with_name(f"one-{path.name}")
     _encode(one, gop)
-    with av.open(str(one)) as source, av.open(str(path), "w") as target:
-        stream: Any = source.streams.video[0]
-        copy = target.add_stream_from_template(stream)
-        length = round(gop / RATE / stream.time_base)
-        for turn in range(max(1, round(minutes * 60 * RATE / gop))):
-            source.seek(0)
-            for packet in source.demux(stream):
-                if packet.size and packet.pts is not None and packet.dts is not None:
-                    packet.pts += turn * length
-                    packet.dts += turn * length
-                    packet.stream = copy
-                    target.mux(packet)
+    repeat(one, path, max(1, round(minutes * 60 * RATE / gop)))
     with av.open(str(one)) as source:
         frames = [frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)]
     digests = [_digest(resized(cast(Any, frame), SIZE)) for frame in frames]
