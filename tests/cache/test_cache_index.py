@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -177,3 +178,20 @@ def test_entries_outlive_their_index(cache: Cache, inner: Path, visual: Visual) 
         assert entry.facts == {"file": "a.mp4"}
         assert cache.load(entry) is not None
     assert cache.trouble is None
+
+
+def test_one_that_another_process_replaced_meanwhile_stays(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage was met, but by the time it would be thrown away the index is whole again."""
+    index = _filled(path)
+    connect, damaged = sqlite3.connect, [sqlite3.DatabaseError("malformed")]
+
+    def once_damaged(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        if damaged:
+            raise damaged.pop()
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", once_damaged)
+    assert _order(index) == ["b", "c", "a"]
+    assert damaged == []
