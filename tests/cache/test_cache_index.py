@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from torch import Tensor
@@ -190,7 +190,7 @@ def test_one_that_another_process_replaced_meanwhile_stays(
     def once_damaged(*arguments: Any, **options: Any) -> sqlite3.Connection:
         if damaged:
             raise damaged.pop()
-        return connect(*arguments, **options)
+        return cast(sqlite3.Connection, connect(*arguments, **options))
 
     monkeypatch.setattr(sqlite3, "connect", once_damaged)
     assert _order(index) == ["b", "c", "a"]
