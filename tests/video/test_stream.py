@@ -88,7 +88,9 @@ def test_frames_by_the_second_are_those_on_display(
     assert last < Fraction(end) + grace
     assert last <= (Fraction(stop) if stop is not None else last) + grace
     following = last + step
-    assert following >= min(Fraction(end), Fraction(stop) if stop is not None else end) - grace
+    # The end may be half a tick off, as every time in a file.
+    over = Fraction(end) - Fraction(1, 2000)
+    assert following >= min(over, Fraction(stop) if stop is not None else over) - grace
     for index, target in enumerate(asked):
         due = min(int((exact + index * step) * 1000 + grace) + 77, times[-1])
         assert abs(target - due) <= 1

@@ -12,10 +12,9 @@ from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from tokenreduce.captions import MAX_TRACK_BYTES, Line, lines, unpacked
-from tokenreduce.errors import InputError, SettingError, TokenReduceError
+from tokenreduce.errors import InputError, TokenReduceError
+from tokenreduce.video.answers import accepted, died_on, end_of, item_of, probe_of
 from tokenreduce.video.inputs import checked, shown
 from tokenreduce.video.process import Child, Died
 from tokenreduce.video.requests import check
@@ -62,9 +61,12 @@ class Decoder:
 
     def probe(self, path: str | os.PathLike[str]) -> Probe:
         """What the file holds. Raises InputError, in one line, for whatever is not a video."""
-        facts, _ = self._asked(path, {"do": "probe"})
-        facts.pop("is")
-        return replace(Probe(**facts), path=os.fspath(path))
+        header, _ = self._asked(path, {"do": "probe"})
+        try:
+            return replace(probe_of(header), path=os.fspath(path))
+        except Died as died:
+            self.close()
+            raise died_on(path, died) from None
 
     def subtitles(
         self, path: str | os.PathLike[str], probe: Probe | None = None
@@ -78,10 +80,10 @@ class Decoder:
         order = {"do": "subtitles", "first_seconds": known.first_seconds}
         header, payload = self._asked(path, order, MAX_TRACK_BYTES)
         try:
-            return lines(unpacked(payload)) if header["found"] else None
+            return lines(unpacked(payload)) if header.get("found") else None
         except ValueError:  # only from a child that a hostile file has taken over
             self.close()
-            raise _died(path, Died("sent subtitles that are none")) from None
+            raise died_on(path, Died("sent subtitles that are none")) from None
 
     def frames(
         self, path: str | os.PathLike[str], request: Request, probe: Probe | None = None
@@ -128,14 +130,17 @@ class Decoder:
             child.order(order)
             while True:
                 header, payload = child.answer(request.size**2 * 3)
-                if header["is"] not in {"frame", "repeat"}:
+                if header.get("is") not in {"frame", "repeat"}:
                     ended = not header.get("spent")
-                    _accepted(header, path)
+                    end = end_of(accepted(header, path))
                     break
                 count += 1
-                yield _item(header, payload, request.size)
+                if count > request.frames:
+                    raise Died("sent more than it was asked for")
+                yield item_of(header, payload, request.size)
         except Died as died:
-            raise _died(path, died) from None
+            ended = False
+            raise died_on(path, died) from None
         finally:
             if ended and child is self._child:
                 self._streaming = False
@@ -146,7 +151,7 @@ class Decoder:
                 f"{shown(path)}: no frame of {_part(request)} can be decoded; choose or export the "
                 "file again"
             )
-        yield End(int(header["wanted"]), bool(header["complete"]), float(header["reached_seconds"]))
+        yield end
 
     def _asked(
         self, path: str | os.PathLike[str], order: dict[str, Any], most_bytes: int = 0
@@ -159,12 +164,12 @@ class Decoder:
             header, payload = child.answer(most_bytes)
             if header.get("spent"):
                 self._drop(child)
-            return _accepted(header, path), payload
+            return accepted(header, path), payload
         except TokenReduceError:
             raise
         except Died as died:
             self._drop(child)
-            raise _died(path, died) from None
+            raise died_on(path, died) from None
         except BaseException:
             self._drop(child)
             raise
@@ -194,32 +199,8 @@ def _frames_only(
         items.close()
 
 
-def _item(header: dict[str, Any], payload: bytes, size: int) -> Frame | Repeat:
-    seconds = float(header["seconds"])
-    if header["is"] == "repeat":
-        return Repeat(seconds)
-    return Frame(seconds, np.frombuffer(payload, np.uint8).reshape(size, size, 3))
-
-
 def _part(request: Request) -> str:
     """Which part of the file is meant, for a message."""
     if request.stop is None:
         return f"it from {request.start:g} s on" if request.start else "it"
     return f"it from {request.start:g} to {request.stop:g} s"
-
-
-def _accepted(header: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The header if the order was carried out, else the error it stands for."""
-    if header["is"] == "refused":
-        kind = SettingError if header["error"] == "SettingError" else InputError
-        raise kind(f"{shown(path)}: {header['message']}")
-    if header["is"] == "bug":
-        raise RuntimeError(f"the decoding process failed on {shown(path)}:\n{header['trace']}")
-    return header
-
-
-def _died(path: str | os.PathLike[str], died: Died) -> InputError:
-    return InputError(
-        f"{shown(path)}: the decoder {died}; the file is probably damaged: convert it, or choose "
-        "another"
-    )

@@ -119,14 +119,7 @@ class Source:
 
     def packets(self) -> Iterator[Any]:
         """The video stream's packets from here on. A damaged or missing rest is the end."""
-        demuxed = self.container.demux(self.stream)
-        while True:
-            try:
-                packet = next(demuxed)
-            except (FFmpegError, StopIteration):
-                return
-            if packet.size:
-                yield packet
+        return (packet for packet in demuxed(self.container, self.stream) if packet.size)
 
     def decode(self, packet: Any | None) -> list[Any]:
         """Frames that come out as `packet` goes in; None is the end. Damaged ones are skipped."""
@@ -136,6 +129,22 @@ class Source:
             raise
         except FFmpegError:
             return []
+
+
+def demuxed(container: InputContainer, *streams: Any) -> Iterator[Any]:
+    """The streams' packets from where the container stands. A damaged or missing rest is the end.
+
+    In a broadcast streams may begin late. PyAV looks them up in a table that it made before, and
+    may so come upon one it does not know: from there on, a new table has it.
+    """
+    while True:
+        try:
+            yield from container.demux(*streams)
+            return
+        except FFmpegError:
+            return
+        except IndexError:
+            continue
 
 
 def first_frame(source: Source, beat: Beat) -> Any:

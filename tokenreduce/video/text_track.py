@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from av.error import FFmpegError
 from av.stream import Discard, Disposition
 
 from tokenreduce.captions import MAX_CUES, MAX_TRACK_CHARACTERS, Cue, without_styling
-from tokenreduce.video.source import Beat, Source
+from tokenreduce.video.source import Beat, Source, demuxed
 
 
 def read(path: str, first_seconds: float, max_pixels: int, beat: Beat) -> list[Cue] | None:
@@ -59,12 +58,7 @@ def _packets(source: Source, track: Any, beat: Beat) -> Iterator[Any]:
     indexed = source.container.format.name.startswith("mov")
     source.stream.discard = Discard.all if indexed else Discard.nonkey
     track.discard = Discard.default
-    demuxed = source.container.demux(source.stream, track)
-    while True:
-        try:
-            packet = next(demuxed)
-        except (FFmpegError, StopIteration):
-            return
+    for packet in demuxed(source.container, source.stream, track):
         beat()
         if packet.stream.index == track.index:
             yield packet
