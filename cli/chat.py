@@ -1,0 +1,114 @@
+"""`tokenreduce chat`: one video or pictures, many questions; the options, and who does the rest."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from tokenreduce.video.inputs import shown
+
+from . import options as o
+from . import render
+from .ask import calm_libraries
+from .lines import lines
+from .talk import Talk
+
+
+def chat(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE",
+            help="A local video, or one or more pictures (JPEG, PNG, WebP, BMP).",
+            show_default=False,
+        ),
+    ],
+    preset: o.Preset = None,
+    budget: o.Budget = None,
+    keep: o.Keep = None,
+    mean_budget: o.MeanBudget = None,
+    method: o.Method = None,
+    frames: o.Frames = None,
+    fps: o.Fps = None,
+    max_frames: o.MaxFrames = None,
+    start: o.Start = None,
+    end: o.End = None,
+    skip_duplicates: o.SkipDuplicates = None,
+    subtitles: o.Subtitles = None,
+    seek: o.Seek = None,
+    decoder: o.Decoder = None,
+    newlines: o.Newlines = None,
+    time_text: o.TimeText = None,
+    model: o.Model = None,
+    revision: o.Revision = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    quantize: o.Quantize = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    temperature: o.Temperature = None,
+    seed: o.Seed = None,
+    use_cache: o.UseCache = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            metavar="",
+            rich_help_panel="Output",
+            help="One JSON object a line on stdout for each answer. Default: answers as text.",
+        ),
+    ] = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Ask many questions about one video FILE, or pictures: decoded and encoded once.
+
+    Questions are typed, or piped in one a line. What was said before goes along as text. Lines that
+    begin with / are commands; /help lists them. Ctrl-C stops an answer, Ctrl-D leaves.
+    """
+    from .settings import resolve, unknown_variables
+
+    flags = {
+        "preset": preset,
+        "budget": budget,
+        "keep": keep,
+        "mean_budget": mean_budget,
+        "method": method,
+        "frames": frames,
+        "fps": fps,
+        "max_frames": max_frames,
+        "start": start,
+        "end": end,
+        "skip_duplicates": skip_duplicates,
+        "subtitles": subtitles,
+        "seek": seek,
+        "decoder": decoder,
+        "newlines": newlines,
+        "time_text": time_text,
+        "model": model,
+        "revision": revision,
+        "device": device,
+        "dtype": dtype,
+        "quantize": quantize,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "use_cache": use_cache,
+    }
+    chosen = resolve(flags, os.environ)
+    if not quiet:
+        for variable in unknown_variables(os.environ):
+            render.warning(f"{variable} is no setting; see 'tokenreduce ask --show-settings'")
+    calm_libraries(quiet=quiet)
+    values: dict[str, Any] = {name: one.value for name, one in chosen.items()}
+    source = lines()
+    # Here and not above: torch takes seconds to import, and --help must not wait for it.
+    from .sessions import open_session
+
+    with open_session(files, values, many=True) as session:
+        if source.typed and not quiet:
+            about = ", ".join(shown(name) for name in files)
+            render.show(f"{about}: ask, or /help; Ctrl-D leaves")
+        code = Talk(session, files, quiet=quiet, as_json=as_json).run(source)
+    if code:
+        raise typer.Exit(code)
