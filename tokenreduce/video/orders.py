@@ -11,11 +11,12 @@ from fractions import Fraction
 from tokenreduce.captions import Cue
 from tokenreduce.errors import InputError
 from tokenreduce.video import text_track
+from tokenreduce.video.declared import declared
 from tokenreduce.video.decoders import DECODERS
 from tokenreduce.video.pictures import Picture
 from tokenreduce.video.pixels import display_matrix, resized, rotation
 from tokenreduce.video.repeats import SIDE, Repeats
-from tokenreduce.video.scan import declared, measure
+from tokenreduce.video.scan import measure
 from tokenreduce.video.source import Beat, Source, first_frame
 from tokenreduce.video.times import Span, constant_period, wanted
 from tokenreduce.video.types import End, Frame, Limits, Probe, Repeat, Request
@@ -51,7 +52,7 @@ def probe(path: str, limits: Limits, beat: Beat) -> Probe:
         first_seconds=float(span.first * span.tick),
         last_seconds=float(span.last * span.tick),
         constant_rate=span.period is not None,
-        declared_seconds=declared(source, seconds),
+        declared_seconds=declared(source, float(span.first * span.tick), seconds),
     )
 
 

@@ -82,22 +82,6 @@ def measure(source: Source, first: int, beat: Beat) -> tuple[Span, int]:
     return Span(source.tick, first, last, period), shown
 
 
-def declared(source: Source, seconds: float) -> float:
-    """What the file says its pictures last, or `seconds`, what they do, where that is near.
-
-    A stream's own duration is taken at its word; the whole file's may be that of a sound track
-    which runs a little longer.
-    """
-    stream, container = source.stream, source.container
-    if stream.duration:
-        said, slack = float(stream.duration * source.tick), 0.5
-    elif container.duration:
-        said, slack = container.duration / 1e6, max(1.0, seconds / 100)
-    else:
-        return seconds
-    return said if said - seconds > slack else seconds
-
-
 def _head(source: Source, first: int, beat: Beat) -> list[int]:
     """Ascending times of the first frames, `SAMPLE` at most."""
     source.seek(None)
