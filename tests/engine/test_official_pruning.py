@@ -17,6 +17,7 @@ from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 from tokenreduce.budget import Layout
 from tokenreduce.engine import prefill
 from tokenreduce.engine.host import HostedQwen2, prepare, read_prompt
+from tokenreduce.engine.state import start
 from tokenreduce.engine.types import Plan, Prompt, Prune
 from tokenreduce.importance import importance
 from tokenreduce.methods.aim_prune import AimPrune
@@ -178,6 +179,6 @@ def test_the_schedule_is_the_official_one(models: tuple[Any, Any]) -> None:
         prompt, model = e2e_prompt(case), models[1].model
         cache = DynamicCache(config=model.config)
         ramp = Ramp(Fraction(14, 28), Fraction(22, 28))
-        state = prefill.run(model, prefill.start(prompt), cache, [Prune(AimPrune(), ramp)])
+        state = prefill.run(model, start(prompt), cache, [Prune(AimPrune(), ramp)])
         n = prompt.visual.shape[0]
         assert list(state.per_layer) == [n, *CASES[case]["kept_visual_after_layer"][:-1]]

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from tokenreduce.engine import attention, prefill
 from tokenreduce.engine.host import prepare
+from tokenreduce.engine.state import start
 from tokenreduce.engine.types import Plan, Prompt, Prune
 from tokenreduce.errors import ModelError
 from tokenreduce.methods.aim_prune import AimPrune
@@ -153,7 +154,7 @@ def test_removing_is_masking_also_while_decoding(
 def test_the_cache_holds_what_each_layer_attended_to(qwen2: Any, make_prompt: MakePrompt) -> None:
     prompt, cache = make_prompt(40, range(6, 33)), DynamicCache(config=qwen2.hosted.config)
     prune = Prune(AimPrune(), Ramp(Fraction(1, 3), Fraction(1)))
-    state = prefill.run(qwen2.hosted.model, prefill.start(prompt), cache, [prune])
+    state = prefill.run(qwen2.hosted.model, start(prompt), cache, [prune])
     assert state.per_layer == (27, 27, 27, 20, 13, 6)
     assert lengths(cache) == [13 + n for n in state.per_layer]
     assert state.visual.shape == (0,)
@@ -193,7 +194,7 @@ def test_two_methods_prune_after_each_other(
         Prune(first, Once(Fraction(1, 3), Fraction(2, 3))),
         Prune(second, Once(Fraction(1, 3), Fraction(1, 3))),
     ]
-    state = prefill.run(qwen2.hosted.model, prefill.start(prompt), cache, prunes)
+    state = prefill.run(qwen2.hosted.model, start(prompt), cache, prunes)
     assert state.per_layer == (27, 27, 27, 9, 9, 9)
     assert [len(places) for places in first.places + second.places] == [18, 9]
     assert set(second.places[0]) < set(first.places[0])
@@ -231,9 +232,9 @@ def test_a_method_may_change_the_tokens_it_keeps(qwen2: Any, make_prompt: MakePr
     prompt, model = make_prompt(20, range(4, 14)), qwen2.hosted.model
     prune = Prune(Averaging(), Once(Fraction(0), Fraction(3, 10)))
     cache = DynamicCache(config=model.config)
-    before = prefill.run(model, prefill.start(prompt), cache, stop=1).hidden
+    before = prefill.run(model, start(prompt), cache, stop=1).hidden
     cache = DynamicCache(config=model.config)
-    after = prefill.run(model, prefill.start(prompt), cache, [prune], stop=1).hidden
+    after = prefill.run(model, start(prompt), cache, [prune], stop=1).hidden
     mean = before[:, 4:14].mean(dim=1, keepdim=True)
     expected = torch.cat([before[:, :4], mean.expand(1, 3, -1), before[:, 14:]], dim=1)
     assert torch.equal(after, expected)
@@ -243,10 +244,10 @@ def test_a_saved_state_is_run_on_from(qwen2: Any, make_prompt: MakePrompt) -> No
     prompt, model = make_prompt(40, range(6, 33)), qwen2.hosted.model
     prunes = [Prune(AimPrune(), Ramp(Fraction(1, 6), Fraction(1)))]
     whole_cache = DynamicCache(config=model.config)
-    whole = prefill.run(model, prefill.start(prompt), whole_cache, prunes)
+    whole = prefill.run(model, start(prompt), whole_cache, prunes)
     for stop in (0, 1, 4, 6):
         cache = DynamicCache(config=model.config)
-        saved = prefill.run(model, prefill.start(prompt), cache, prunes, stop=stop)
+        saved = prefill.run(model, start(prompt), cache, prunes, stop=stop)
         assert saved.layer == stop
         state = prefill.run(model, saved, cache, prunes)
         torch.testing.assert_close(state.hidden, whole.hidden, rtol=0, atol=0)
@@ -261,19 +262,19 @@ def test_no_square_of_the_length_is_ever_made(
     prompt, cache = make_prompt(3000, range(5, 2990)), DynamicCache(config=model.config)
     prune = Prune(AimPrune(), Once(Fraction(0), Fraction(1, 2)))
     with largest_tensor() as largest:
-        state = prefill.run(model, prefill.start(prompt), cache, [prune])
+        state = prefill.run(model, start(prompt), cache, [prune])
     assert state.per_layer == (2985, 1492)
     assert 0 < largest.numel < 3000 * 3000 / 4
 
 
 def test_a_prompt_that_contradicts_itself_is_refused(make_prompt: MakePrompt) -> None:
     with pytest.raises(ValueError, match="ends with text"):
-        prefill.start(make_prompt(5, [2, 4]))
+        start(make_prompt(5, [2, 4]))
     prompt = make_prompt(6, [2, 3])
     with pytest.raises(ValueError, match="1 rows of 1 visual tokens"):
-        prefill.start(replace(prompt, tokens=Tokens.fresh(prompt.embeds[:, :1])))
+        start(replace(prompt, tokens=Tokens.fresh(prompt.embeds[:, :1])))
     with pytest.raises(ValueError, match="2 prompts"):
-        prefill.start(replace(prompt, embeds=prompt.embeds.repeat(2, 1, 1)))
+        start(replace(prompt, embeds=prompt.embeds.repeat(2, 1, 1)))
 
 
 @dataclass(frozen=True)
@@ -288,14 +289,14 @@ class Inventing(Averaging):
 def test_invented_places_are_refused(qwen2: Any, make_prompt: MakePrompt) -> None:
     prune = Prune(Inventing(), Once(Fraction(0), Fraction(1, 2)))
     cache = DynamicCache(config=qwen2.hosted.config)
-    state = prefill.start(make_prompt(9, range(2, 7)))
+    state = start(make_prompt(9, range(2, 7)))
     with pytest.raises(ValueError, match="places that it was not given"):
         prefill.run(qwen2.hosted.model, state, cache, [prune])
 
 
 def test_a_model_that_was_not_prepared_is_named(qwen2: Any, make_prompt: MakePrompt) -> None:
     model = copy.deepcopy(qwen2.stock).model
-    cache, state = DynamicCache(config=model.config), prefill.start(make_prompt(9, range(2, 7)))
+    cache, state = DynamicCache(config=model.config), start(make_prompt(9, range(2, 7)))
     prune = Prune(AimPrune(), Once(Fraction(0), Fraction(1, 2)))
     with pytest.raises(ModelError, match=r"layer 0 was seen 0 times.*make_observable"):
         prefill.run(model, state, cache, [prune])
@@ -327,7 +328,7 @@ class TupleLayer(nn.Module):
 def test_layers_that_return_tuples_are_refused(qwen2: Any, make_prompt: MakePrompt) -> None:
     model = copy.deepcopy(qwen2.hosted)
     model.model.layers[0] = TupleLayer()
-    state = prefill.start(make_prompt(5, [1]))
+    state = start(make_prompt(5, [1]))
     with pytest.raises(ModelError, match="TupleLayer returned tuple"):
         prefill.run(model.model, state, DynamicCache(config=model.config))
 

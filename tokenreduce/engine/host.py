@@ -23,6 +23,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from tokenreduce.cost import AFRESH, Reused
 from tokenreduce.engine import prefill
 from tokenreduce.engine.attention import make_observable
+from tokenreduce.engine.state import resume, start
 from tokenreduce.engine.types import Plan, Prefilled
 from tokenreduce.errors import SettingError
 
@@ -105,9 +106,9 @@ def read_prompt(model: Any, plan: Plan, cache: DynamicCache) -> Prefilled:
     """Runs all layers of the model over plan.prompt, but for what its stem has of it, and fills
     `cache`; the last position's logits."""
     stack, stem = stack_of(model), plan.stem
-    begun, depth = prefill.start(plan.prompt), len(stack.layers)
+    begun, depth = start(plan.prompt), len(stack.layers)
     if stem is not None:
-        begun = prefill.resume(begun, stem, plan.prunes, depth, cache)
+        begun = resume(begun, stem, plan.prunes, depth, cache)
     reused = Reused(stem.layers, begun.read) if stem is not None and begun.read else AFRESH
     # Where little was new, the old stem does; a new one would stand beside it for a while.
     grows = stem is not None and _MUCH * (begun.position.shape[0] - begun.read) > begun.read
