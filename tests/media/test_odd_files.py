@@ -203,14 +203,13 @@ class Forgetful:
     """PyAV where a stream begins that it does not know: its table of streams is too short."""
 
     def __init__(self) -> None:
-        self._packets = iter([1, 2, IndexError, 3, IndexError, 4])
+        self._packets = iter([1, 2, None, 3, None, 4])
 
     def demux(self, *streams: Any) -> Iterator[int]:
         for packet in self._packets:
-            if isinstance(packet, int):
-                yield packet
-            else:
-                raise packet
+            if packet is None:
+                raise IndexError
+            yield packet
 
 
 def test_streams_that_pyav_does_not_know_of_end_nothing() -> None:
