@@ -115,7 +115,7 @@ class Talk:
                 stopper.see(event)
                 watch(event)
 
-            said = tuple((one.question, one.answer) for one in self._answers)
+            said = tuple((one.question, one.answer) for one in self._answers if one.answer)
             with stopper if typed else nullcontext():
                 try:
                     answer = self._session.ask(question, history=said, stop=stopper, watch=see)

@@ -55,6 +55,11 @@ def test_what_was_said_goes_along(run: Run, calls: Calls) -> None:
     assert asked(calls) == [("one", ()), ("two", (first,)), ("three", (first, second))]
 
 
+def test_an_answer_of_nothing_is_no_part_of_what_was_said(run: Run, calls: Calls) -> None:
+    assert run("chat", "a.mp4", stdin="nothing\none\n").exit_code == 0
+    assert asked(calls) == [("nothing", ()), ("one", ())]
+
+
 def test_an_error_of_one_question_is_not_the_end(run: Run, calls: Calls) -> None:
     done = run("chat", "a.mp4", "--quiet", stdin="one\nrefused\ntwo\n")
     assert done.exit_code == 2
