@@ -116,7 +116,7 @@ def _work(path: Path, frames: int, decoder: DecoderName | Literal["bare"], seek:
     """Decodes once, the way the tool does, or the way of the bare loop."""
     truth = json.loads(path.with_suffix(".json").read_text())
     if decoder == "bare":
-        given, total = _bare(path, frames)
+        given, total = bare_loop(path, frames, SIZE)
     else:
         request = Request(frames, SIZE, seek, decoder)
         # Its FFmpeg 4.1 may sit on one frame for long; this is about speed, not about patience.
@@ -133,8 +133,9 @@ def _work(path: Path, frames: int, decoder: DecoderName | Literal["bare"], seek:
     return Measured(len(given), right, late)
 
 
-def _bare(path: Path, frames: int) -> tuple[list[Frame], int]:
-    """The frames, and how many the file has: each by its own seek, nothing left out."""
+def bare_loop(path: Path, frames: int, size: int) -> tuple[list[Frame], int]:
+    """The frames of a video at a constant rate, and how many it has: what one would write with PyAV
+    alone. Each frame by its own seek, nothing left out on the way, PIL's bicubic."""
     import av
 
     from tokenreduce.video.pixels import resized
@@ -143,11 +144,12 @@ def _bare(path: Path, frames: int) -> tuple[list[Frame], int]:
     with av.open(str(path)) as file:
         stream: Any = file.streams.video[0]
         stream.codec_context.thread_count = 2
+        step = 1 / stream.average_rate / stream.time_base
         for index in np.linspace(0, stream.frames - 1, frames).astype(int):
-            pts = round(index / RATE / stream.time_base)
+            pts = round(int(index) * step)
             file.seek(pts, stream=stream, backward=True)
             frame = next(frame for frame in file.decode(stream) if frame.pts >= pts)
-            given.append(Frame(frame.time, resized(frame.to_ndarray(format="rgb24"), SIZE)))
+            given.append(Frame(frame.time, resized(frame.to_ndarray(format="rgb24"), size)))
         return given, stream.frames
 
 
