@@ -26,11 +26,11 @@ pty = pytest.importorskip("pty", reason="pseudo-terminals are a POSIX thing")
 
 
 @pytest.fixture
-def calls(part: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
     """What a stub in the session's place is called with."""
     made: Calls = []
     stub = runpy.run_path(str(STUB))
-    monkeypatch.setattr(part("sessions"), "Session", stub["sessions"](made))
+    monkeypatch.setattr("tokenreduce.session.Session", stub["sessions"](made))
     monkeypatch.setenv("TOKENREDUCE_CACHE", str(tmp_path / "cache"))
     return made
 
