@@ -7,13 +7,11 @@ import logging
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any
-
-from tokenreduce.errors import InputError
+from typing import TYPE_CHECKING
 
 from . import options as o
 from . import render
-from .question import parted, read_question
+from .question import to_ask
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -28,6 +26,12 @@ def ask(
     mean_budget: o.MeanBudget = None,
     method: o.Method = None,
     frames: o.Frames = None,
+    fps: o.Fps = None,
+    max_frames: o.MaxFrames = None,
+    start: o.Start = None,
+    end: o.End = None,
+    skip_duplicates: o.SkipDuplicates = None,
+    subtitles: o.Subtitles = None,
     seek: o.Seek = None,
     decoder: o.Decoder = None,
     newlines: o.Newlines = None,
@@ -40,11 +44,15 @@ def ask(
     max_new_tokens: o.MaxNewTokens = None,
     temperature: o.Temperature = None,
     seed: o.Seed = None,
+    questions: o.Questions = None,
+    questions_file: o.QuestionsFile = None,
+    use_cache: o.UseCache = None,
+    show_frames: o.ShowFrames = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     show_settings: o.ShowSettings = False,
 ) -> None:
-    """Ask one QUESTION about one video FILE, or one or more pictures, and print the answer.
+    """Ask a QUESTION about one video FILE, or one or more pictures, and print the answer.
 
     The answer goes to stdout; progress and what it cost go to stderr.
     """
@@ -57,6 +65,12 @@ def ask(
         "mean_budget": mean_budget,
         "method": method,
         "frames": frames,
+        "fps": fps,
+        "max_frames": max_frames,
+        "start": start,
+        "end": end,
+        "skip_duplicates": skip_duplicates,
+        "subtitles": subtitles,
         "seek": seek,
         "decoder": decoder,
         "newlines": newlines,
@@ -69,6 +83,7 @@ def ask(
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "seed": seed,
+        "use_cache": use_cache,
     }
     chosen = resolve(flags, os.environ)
     if not quiet:
@@ -77,31 +92,44 @@ def ask(
     if show_settings:
         _show(chosen, as_json=as_json)
         return
-    files, question = parted(given)
-    if not files:
-        raise InputError(
-            "no video or picture: give a local file, and a question after it in quotes"
-        )
-    asked = read_question(question)
-    _run(files, asked, chosen, as_json=as_json, quiet=quiet)
+    files, asked = to_ask(given, questions or [], questions_file)
+    _run(files, asked, chosen, show_frames, as_json=as_json, quiet=quiet)
 
 
 def _run(
-    files: list[str], asked: str, chosen: dict[str, Chosen], *, as_json: bool, quiet: bool
+    files: list[str],
+    asked: list[str],
+    chosen: dict[str, Chosen],
+    show_frames: str | None,
+    *,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     calm_libraries(quiet=quiet)
-    with Watch(quiet=quiet, stream=not as_json) as watch:
-        # Here and not above: torch takes seconds to import, and --help must not wait for it.
-        from tokenreduce.pipeline import answer
+    # Here and not above: torch takes seconds to import, and --help must not wait for it.
+    from .sessions import open_session
 
-        values: dict[str, Any] = {name: one.value for name, one in chosen.items()}
-        about = files[0] if len(files) == 1 else files
-        result = answer(about, asked, watch=watch, **values)
-        watch.finish(result)
-    if as_json:
-        render.json_object(result.to_json())
-    elif not quiet:
-        render.cost(result)
+    if show_frames is not None:
+        from tokenreduce.sheet import check
+
+        check(show_frames)
+    values = {name: one.value for name, one in chosen.items()}
+    session = open_session(files, values, keep_sheet=show_frames is not None, many=len(asked) > 1)
+    with session:
+        for number, question in enumerate(asked):
+            if len(asked) > 1 and not as_json:
+                if number:
+                    render.line()
+                render.line(f"> {question}")
+            with Watch(quiet=quiet, stream=not as_json) as watch:
+                result = session.ask(question, watch=watch)
+                watch.finish(result)
+            if as_json:
+                render.json_object(result.to_json())
+            elif not quiet:
+                render.cost(result)
+            if number == 0 and show_frames is not None and session.sheet is not None:
+                session.sheet.save(show_frames)
 
 
 def _show(chosen: dict[str, Chosen], *, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from tokenreduce import __version__
 from . import render
 from .ask import ask
 from .cache import cache
+from .chat import chat
 from .compare import compare
 from .demo import demo
 from .front import OneLineErrors
@@ -47,6 +48,7 @@ def main(
 
 
 app.command()(ask)
+app.command()(chat)
 app.command()(compare)
 app.add_typer(cache)
 app.add_typer(demo)

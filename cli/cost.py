@@ -79,8 +79,12 @@ def _rows(answer: Answer, room: int, unicode: bool) -> list[tuple[str, str]]:
 def _frames(answer: Answer) -> str:
     used = answer.frames
     text = f"{used.decoded:,} of {used.requested:,} asked for"
+    if used.repeats:
+        text += f" ({used.repeats:,} repeat{'' if used.repeats == 1 else 's'} skipped)"
     if used.seconds:
         text += f", from {used.seconds[0]:.2f} s to {used.seconds[-1]:.2f} s"
+    if used.source != "decoded":
+        text += {"session": ", viewed before", "cache": ", from the cache"}[used.source]
     return text
 
 
@@ -97,8 +101,10 @@ def _layers(tokens: TokenCounts, room: int, unicode: bool) -> str:
 def _seconds(seconds: Seconds) -> str:
     """Part by part; what no part accounts for, imports above all, is shown where it counts."""
     spent = asdict(seconds)
-    total = spent.pop("total")
+    total, digest = spent.pop("total"), spent.pop("digest")
     del spent["first_token"]
+    if digest:
+        spent = {"digest": digest, **spent}
     other = total - sum(spent.values())
     if other > 0.02 * total:
         spent["other"] = other

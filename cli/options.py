@@ -89,6 +89,63 @@ Frames = Annotated[
         "multiple of the model's native count.",
     ),
 ]
+Fps = Annotated[
+    str | None,
+    _option(
+        "--fps",
+        panel=_SEEN,
+        metavar="F",
+        help="Frames sampled a second instead of --frames, above 0 to 1,000. Default: not set.",
+    ),
+]
+MaxFrames = Annotated[
+    str | None,
+    _option(
+        "--max-frames",
+        panel=_SEEN,
+        metavar="N",
+        help="With --fps: at most so many, spread evenly where there would be more. "
+        "Default: no limit.",
+    ),
+]
+Start = Annotated[
+    str | None,
+    _option(
+        "--start",
+        panel=_SEEN,
+        metavar="TIME",
+        help="Look only from here on: 90, 10:00, 1:02:03.5, 1h02m or 25%. Default: the beginning.",
+    ),
+]
+End = Annotated[
+    str | None,
+    _option(
+        "--end",
+        panel=_SEEN,
+        metavar="TIME",
+        help="Look only up to here. Default: the end.",
+    ),
+]
+SkipDuplicates = Annotated[
+    str | None,
+    _option(
+        "--skip-duplicates",
+        panel=_SEEN,
+        metavar="HOW",
+        help="auto: a frame that shows what the last one showed is not encoded; off; or the "
+        "levels, above 0 to 255, below which frames are alike. Default: the preset's.",
+    ),
+]
+Subtitles = Annotated[
+    str | None,
+    _option(
+        "--subtitles",
+        panel=_SEEN,
+        metavar="FILE",
+        help="What is said, from a .srt, .vtt, .ass or .ssa file, or embedded: from the video's "
+        "own text track. Default: none.",
+    ),
+]
 Seek = Annotated[
     str | None,
     _option(
@@ -200,20 +257,60 @@ Seed = Annotated[
         help="Of everything that is drawn, 0 to 4294967295. Default: 0.",
     ),
 ]
+Questions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--question",
+        "-q",
+        metavar="TEXT",
+        rich_help_panel=_ANSWER,
+        help="A question, instead of the last argument; give it several times to ask several "
+        "about one FILE, which is read once. Default: the last argument.",
+    ),
+]
+QuestionsFile = Annotated[
+    str | None,
+    _option(
+        "--questions",
+        panel=_ANSWER,
+        metavar="FILE",
+        help="A text file of questions, one a line, or - for standard input. Default: none.",
+    ),
+]
+UseCache = Annotated[
+    bool | None,
+    typer.Option(
+        "--cache/--no-cache",
+        metavar="",
+        rich_help_panel=_MODEL,
+        help="Keep the video's visual tokens on disk for the next question (see: tokenreduce "
+        "cache). Default: --cache.",
+    ),
+]
+ShowFrames = Annotated[
+    str | None,
+    _option(
+        "--show-frames",
+        panel=_OUTPUT,
+        metavar="FILE",
+        help="Write a contact sheet of the frames looked at, with their times, as PNG or JPEG. "
+        "Default: none.",
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option(
         "--json",
         metavar="",
         rich_help_panel=_OUTPUT,
-        help="One JSON object on stdout, nothing else there. Default: the answer as text.",
+        help="One JSON object on stdout, one a line for several questions, nothing else there. "
+        "Default: the answer as text.",
     ),
 ]
 Quiet = Annotated[
     bool,
     typer.Option(
         "--quiet",
-        "-q",
         metavar="",
         rich_help_panel=_OUTPUT,
         help="Nothing but errors on stderr. Default: progress, warnings and the cost table.",

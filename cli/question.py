@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 
 from tokenreduce.errors import InputError
-from tokenreduce.video.inputs import shown
+from tokenreduce.video.inputs import checked, shown
 
 _MOST_BYTES = 1 << 20  # far above what the library accepts, so that its message tells the limit
 
@@ -27,6 +27,51 @@ def parted(given: list[str] | None) -> tuple[list[str], str | None]:
     return files, question
 
 
+def to_ask(
+    given: list[str] | None, questions: list[str], questions_file: str | None
+) -> tuple[list[str], list[str]]:
+    """Files and questions, each at least one. Raises InputError where either is missing, or
+    questions are given in two ways."""
+    if not questions and questions_file is None:
+        files, question = parted(given)
+        if not files:
+            raise InputError(
+                "no video or picture: give a local file, and a question after it in quotes"
+            )
+        return files, [read_question(question)]
+    if questions and questions_file is not None:
+        raise InputError("--question and --questions: give one of them")
+    if not given:
+        raise InputError("no video or picture: give a local file")
+    asked = questions or _listed(questions_file or "")
+    for number, question in enumerate(asked, 1):
+        if not question.strip():
+            raise InputError(f"question {number} of {len(asked)} is empty")
+    return given, [_unicode(question) for question in asked]
+
+
+def _listed(path: str) -> list[str]:
+    """One question a line; empty lines are none. Raises InputError."""
+    if path == "-":
+        text = _piped()
+    else:
+        try:
+            with open(checked(path), "rb") as file:
+                data = file.read(_MOST_BYTES + 1)
+        except OSError as error:
+            raise InputError(f"{shown(path)}: cannot be read ({error.strerror})") from error
+        if len(data) > _MOST_BYTES:
+            raise InputError(f"{shown(path)}: has more than 1 MiB of questions: give fewer")
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{shown(path)}: is not valid UTF-8 text") from error
+    asked = [line.strip() for line in text.splitlines() if line.strip()]
+    if not asked:
+        raise InputError(f"{shown(path)}: has no question: give one a line")
+    return asked
+
+
 def read_question(given: str | None) -> str:
     """What was asked. Standard input is read for "-", and for nothing if it is not a terminal.
 
@@ -35,7 +80,10 @@ def read_question(given: str | None) -> str:
     """
     if given is None and _is_terminal():
         raise InputError("no question: give it in quotes after the file, or pipe it in")
-    text = _piped() if given is None or given == "-" else given
+    return _unicode(_piped() if given is None or given == "-" else given)
+
+
+def _unicode(text: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -19,7 +19,18 @@ from tokenreduce.errors import SettingError
 from tokenreduce.strict import parse, read_file, shortened, unknown
 from tokenreduce.video.types import DecoderName, Seek
 
-from .kinds import Choice, Kind, Number, Share, Switch, Text, Whole
+from .kinds import (
+    Choice,
+    Kind,
+    Number,
+    Rate,
+    Share,
+    Switch,
+    Text,
+    Time,
+    Whole,
+    WordOrNumber,
+)
 
 PREFIX = "TOKENREDUCE_"
 FILE_VARIABLE = "TOKENREDUCE_CONFIG"
@@ -32,10 +43,11 @@ class Setting:
     name: str
     kind: Kind
     default: object = None
+    flag_name: str | None = None
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return "--" + (self.flag_name or self.name.replace("_", "-"))
 
     @property
     def variable(self) -> str:
@@ -59,6 +71,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("mean_budget", Whole("a whole number of visual tokens", 1)),
     Setting("method", Text("a method's name")),
     Setting("frames", Whole("a whole number of frames", 1, 100_000)),
+    Setting("fps", Rate("frames a second", 1000)),
+    Setting("max_frames", Whole("a whole number of frames", 1, 1_000_000)),
+    Setting("start", Time()),
+    Setting("end", Time()),
+    Setting("skip_duplicates", WordOrNumber(("auto", "off"), Number(0, 255))),
+    Setting("subtitles", Text("the path of a subtitle file, or embedded")),
     Setting("decoder", Choice(get_args(DecoderName))),
     Setting("seek", Choice(get_args(Seek))),
     Setting("newlines", Choice(get_args(NewlineKeep))),
@@ -69,9 +87,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_new_tokens", Whole("a whole number of tokens", 1, 1_000_000), 256),
     Setting("temperature", Number(0, 10), 0.0),
     Setting("seed", Whole("a whole number", 0, 2**32 - 1), 0),
+    Setting("use_cache", Switch(), True, "cache"),  # TOKENREDUCE_CACHE is its folder
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
+_OTHERS = ("TOKENREDUCE_CACHE",)  # of the cache's folder, read where that is found
 _RIVALS = ("budget", "keep", "mean_budget")  # three ways to say how much is kept
 
 
@@ -105,7 +125,9 @@ def resolve(flags: Mapping[str, object], environ: Mapping[str, str]) -> dict[str
 def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Variables that look like settings and are none: worth a warning, not ours to refuse."""
     known = {setting.variable for setting in SETTINGS} | {FILE_VARIABLE}
-    return tuple(sorted(v for v in environ if v.startswith(PREFIX) and v not in known))
+    return tuple(
+        sorted(v for v in environ if v.startswith(PREFIX) and v not in known and v not in _OTHERS)
+    )
 
 
 def read_flag(flag: str, kind: Kind, value: str) -> Any:

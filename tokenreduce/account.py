@@ -16,9 +16,16 @@ from tokenreduce.engine.encoder import ToCount
 from tokenreduce.inside import shares_of
 from tokenreduce.models.base import Generation, Prune, VideoModel
 from tokenreduce.models.spec import ModelSpec, TextSpec
-from tokenreduce.models.vision import Within
+from tokenreduce.models.vision import Within, batch_of
 from tokenreduce.plan import Plan
-from tokenreduce.result import Answer, FramesUsed, MemoryBytes, TokenCounts
+from tokenreduce.result import (
+    Answer,
+    FrameSource,
+    FramesUsed,
+    MemoryBytes,
+    TextTokens,
+    TokenCounts,
+)
 from tokenreduce.viewing import Viewed
 from tokenreduce.work import Cost
 
@@ -31,25 +38,31 @@ def account(
     clock: Clock,
     generation: Generation,
     text: int,
+    parts: TextTokens,
+    *,
+    paid: bool = False,
 ) -> Answer:
-    """The result of one question. text: tokens of the prompt that are not visual."""
+    """The result of one question. text: tokens of the prompt that are not visual, parts: some of
+    them; paid: an earlier question has paid for what was viewed."""
     spec, subject = model.spec, viewed.subject
     through, own = _before_llm(spec, viewed, plan)
+    paid = paid or viewed.cached
+    if paid:
+        through, own = (), Cost()
     own += overhead.inside_llm(viewed.prunes, spec.text, generation.per_layer, text)
-    decoded = len(viewed.frame_seconds) or len(subject.images)
     raw = [viewed.raw] * spec.text.layers
     return Answer(
         answer=generation.text,
         finish_reason=generation.finish_reason,
         question=question,
         video=subject.facts,
-        frames=FramesUsed(plan.frames, decoded, viewed.frame_seconds),
+        frames=_frames(model, viewed, plan, paid=paid),
         tokens=TokenCounts(
-            viewed.budget, viewed.raw, viewed.visual.count, text, generation.per_layer
+            viewed.budget, viewed.raw, viewed.visual.count, text, generation.per_layer, parts
         ),
         flops=cost.flops(
             spec,
-            viewed.squares,
+            0 if paid else viewed.squares,
             viewed.raw,
             generation.per_layer,
             text,
@@ -73,6 +86,24 @@ def account(
         warnings=clock.warnings,
         versions=_versions(),
         images=subject.images,
+    )
+
+
+def _frames(model: VideoModel, viewed: Viewed, plan: Plan, *, paid: bool) -> FramesUsed:
+    source: FrameSource = "cache" if viewed.cached else "session" if paid else "decoded"
+    batch = batch_of(model.device)
+    watched = viewed.watched
+    if watched is None:
+        count = len(viewed.subject.images)
+        return FramesUsed(plan.frames, count, (), batch=batch, source=source)
+    return FramesUsed(
+        plan.frames,
+        len(watched.seconds),
+        watched.seconds,
+        watched.until,
+        watched.repeats,
+        batch,
+        source,
     )
 
 

@@ -18,6 +18,8 @@ class Clock:
         self._watch = watch
         self._spent: dict[Part, float] = {}
         self._warnings: list[str] = []
+        self._open: list[Part] = []
+        self._since = 0.0
         self._start = self._question = self._first = time.perf_counter()
 
     @contextmanager
@@ -30,12 +32,21 @@ class Clock:
 
     @contextmanager
     def within(self, part: Part) -> Iterator[None]:
-        """A stretch of a part that has begun."""
-        start = time.perf_counter()
+        """A stretch of a part that has begun; of another part inside it, that one's."""
+        self._charge()
+        self._open.append(part)
         try:
             yield
         finally:
-            self.spend(part, time.perf_counter() - start)
+            self._charge()
+            self._open.pop()
+
+    def _charge(self) -> None:
+        """The time since the last change, to the innermost part."""
+        now = time.perf_counter()
+        if self._open:
+            self.spend(self._open[-1], now - self._since)
+        self._since = now
 
     def begin(self, part: Part, total: int | None = None) -> None:
         self._watch(Started(part, total))
@@ -79,4 +90,5 @@ class Clock:
             first_token=self._first - self._question,
             generate=spent("answer", 0.0),
             total=time.perf_counter() - self._start,
+            digest=spent("digest", 0.0),
         )

@@ -1,7 +1,7 @@
 """One question about a video or pictures under several settings, each beside the unreduced model.
 
 Decoding and encoding are shared by all settings that look at the same frames; what reduces inside
-the vision tower shares the decoding alone. Knows no method.
+the vision tower shares the decoding alone. No frame is skipped as a duplicate. Knows no method.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from tokenreduce.events import Watcher, ignore
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.models.load import check, load, read_spec
 from tokenreduce.models.spec import ModelSpec
-from tokenreduce.pipeline import reply, warn_of_no_use
-from tokenreduce.plan import Overrides, Plan, check_context, check_question, settle
+from tokenreduce.plan import Overrides, Plan, check_context, check_question, of_video, settle
 from tokenreduce.preset import Preset, load_preset
+from tokenreduce.replying import reply
 from tokenreduce.result import Answer
-from tokenreduce.subject import FilePath, Subject, probed, read_stills, told_apart
+from tokenreduce.subject import FilePath, Stills, Subject, probed, read_stills, told_apart
 from tokenreduce.video.decoder import Decoder
-from tokenreduce.video.types import DecoderName, Limits, Seek
+from tokenreduce.video.inputs import shown
+from tokenreduce.video.types import Limits
 from tokenreduce.viewing import Encoded, look, merge
 
 FULL = "full"
@@ -83,9 +84,9 @@ class _Setting:
     plan: Plan
 
     @property
-    def frames(self) -> tuple[int, Seek, DecoderName]:
+    def frames(self) -> tuple[object, ...]:
         """Settings that agree in this look at the same frames."""
-        return self.plan.frames, self.plan.seek, self.plan.decoder
+        return self.plan.looks_at
 
 
 def compare(
@@ -118,22 +119,23 @@ def compare(
     spec = read_spec(model, revision=revision) if isinstance(model, str) else model.spec
     sampling = Sampling(max_new_tokens, 0.0, seed)
     wanted = [
-        *((_name(p), _loaded(p), Overrides(frames=frames)) for p in presets),
+        *((_name(p), _loaded(p), _plain(frames)) for p in presets),
         *_grid(_loaded(preset), methods, mean_budgets, budgets, frames),
     ]
     if not wanted:
         raise SettingError("nothing to compare: give --presets, --methods, or both")
     clock = Clock(watch)
     stills = read_stills(files, spec, clock) if files.pictures else None
-    laid = stills.layouts(spec, 0) if stills else ()
+    laid = stills.layouts(spec) if stills else ()
     settings = [_Setting(label, settle(p, spec, over, sampling, laid)) for label, p, over in wanted]
     settings = _with_references(settings, spec, sampling, clock)
-    if stills:
-        warn_of_no_use(Overrides(frames=frames), clock)
+    if stills and frames is not None:
+        clock.warn("--frames: only for videos, of no effect on pictures")
     if isinstance(model, str):
         check(model, revision)
     with Decoder(limits or Limits()) as child:
         subject = stills or probed(files, child, clock)
+        settings = [_Setting(s.label, _known(s.plan, spec, subject)) for s in settings]
         loaded = model
         if isinstance(loaded, str):
             with clock.part("load"):
@@ -162,7 +164,7 @@ def _grid(
     frames: int | None,
 ) -> list[tuple[str, Preset, Overrides]]:
     """Every method at every budget."""
-    plain = Overrides(frames=frames)
+    plain = _plain(frames)
     cells = [
         *((f" mean {n:,}", replace(plain, mean_budget=n)) for n in mean_budgets),
         *((f" {n:,} in", replace(plain, budget=n)) for n in budgets),
@@ -174,13 +176,19 @@ def _grid(
     ]
 
 
+def _plain(frames: int | None) -> Overrides:
+    """Every sampled frame is looked at, so that all settings see the same."""
+    return Overrides(frames=frames, skip_duplicates="off")
+
+
 def _with_references(
     settings: list[_Setting], spec: ModelSpec, sampling: Sampling, clock: Clock
 ) -> list[_Setting]:
     """The same, the unreduced model before the first of each set of frames, where it fits."""
     found: list[_Setting] = []
     done = set()
-    for setting in sorted(settings, key=lambda setting: setting.frames):
+    order = list(dict.fromkeys(setting.frames for setting in settings))
+    for setting in sorted(settings, key=lambda setting: order.index(setting.frames)):
         if setting.frames not in done:
             done.add(setting.frames)
             whole = replace(
@@ -202,6 +210,13 @@ def _with_references(
                 clock.warn(f"nothing to compare with at {whole.frames} {whole.what}: {refused}")
         found.append(setting)
     return found
+
+
+def _known(plan: Plan, spec: ModelSpec, subject: Subject) -> Plan:
+    if isinstance(subject, Stills):
+        return plan
+    probe = subject.probe
+    return of_video(plan, spec, probe.seconds, probe.fps, shown(probe.path))
 
 
 def _rows(

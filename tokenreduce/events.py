@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Part = Literal["load", "probe", "decode", "encode", "reduce", "prefill", "answer"]
+Part = Literal["load", "digest", "probe", "decode", "encode", "reduce", "prefill", "answer"]
 
 
 @dataclass(frozen=True)

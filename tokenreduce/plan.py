@@ -17,12 +17,22 @@ from tokenreduce.inside import patches_of, shares_of
 from tokenreduce.models.base import Prune, Sampling
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.models.vision import Within
+from tokenreduce.moments import parse, span
 from tokenreduce.planned import Overrides, Plan
 from tokenreduce.preset import Preset, Stage, method_label
 from tokenreduce.recipes import FEWER_FRAMES, with_method
 from tokenreduce.stills import available
+from tokenreduce.video.repeats import AUTO
 
-__all__ = ["Overrides", "Plan", "check_context", "check_question", "native", "settle"]
+__all__ = [
+    "Overrides",
+    "Plan",
+    "check_context",
+    "check_question",
+    "native",
+    "of_video",
+    "settle",
+]
 
 MAX_QUESTION_CHARACTERS = 20_000
 
@@ -41,7 +51,7 @@ def settle(
     of them contradict each other.
     """
     _check(over)
-    frames = over.frames if over.frames is not None else native(preset.video.frames, spec)
+    frames = over.frames or over.max_frames or native(preset.video.frames, spec)
     keep = preset.keep if over.keep is None else Fraction(str(over.keep))
     if over.method is not None:
         preset = with_method(preset, over.method, spec)
@@ -52,7 +62,16 @@ def settle(
         keep = preset.keep
     if pictures:
         frames = pictures[0].frames
-        over = replace(over, seek="exact", decoder="auto", time_text=False)
+        over = replace(
+            over,
+            seek="exact",
+            decoder="auto",
+            time_text=False,
+            fps=None,
+            max_frames=None,
+            start=None,
+            end=None,
+        )
     laid = pictures or (spec.layout(frames),)
     before = preset.before_llm
     inside = before is not None and before.at == "encoder"
@@ -79,9 +98,53 @@ def settle(
         ),
         sampling=sampling,
         pictures=bool(pictures),
+        fps=over.fps,
+        most=over.max_frames,
+        start=None if over.start is None else parse(over.start),
+        end=None if over.end is None else parse(over.end),
+        skip=None if pictures else _threshold(over.skip_duplicates, preset),
     )
-    _reachable(plan, spec, laid)
+    if plan.fps is None or plan.most is not None:
+        _reachable(plan, spec, laid)
     return plan
+
+
+def of_video(plan: Plan, spec: ModelSpec, seconds: float, fps: float, name: str) -> Plan:
+    """With what could not be known before the video: the range in seconds, how many frames it has
+    at the plan's rate, and the tokens these make.
+
+    seconds, fps: duration and frames a second, 0 where the file does not say; name: for messages.
+    Raises InputError or SettingError for a range that is not in the video, and SettingError where
+    the tokens now known make the plan impossible.
+    """
+    start, stop = span(plan.start, plan.end, seconds, name)
+    length = max(0.0, (seconds if stop is None else stop) - start)
+    frames = plan.frames
+    if plan.fps is not None:
+        frames = int(length * plan.fps + 1e-6) + 1
+        frames = frames if plan.most is None else min(frames, plan.most)
+    there = int(length * fps) + 1 if fps > 0 else frames
+    laid = spec.layout(max(1, min(frames, there)))
+    settled = replace(
+        plan, frames=frames, raw=laid.available, start_seconds=start, stop_seconds=stop
+    )
+    _reachable(settled, spec, (laid,))
+    return settled
+
+
+def _threshold(given: str | float | None, preset: Preset) -> float | None:
+    value = preset.video.skip_duplicates if given is None else given
+    if value in ("auto", "off"):
+        return AUTO if value == "auto" else None
+    try:
+        levels = float(value)
+    except ValueError:
+        levels = -1.0
+    if not 0 < levels <= 255:
+        raise SettingError(
+            f"skip_duplicates is {value!r}; it can be auto, off, or levels above 0 to 255"
+        )
+    return levels
 
 
 def _within(before: Stage | None, seed: int) -> Within | None:
@@ -92,8 +155,15 @@ def _within(before: Stage | None, seed: int) -> Within | None:
 
 
 def _check(over: Overrides) -> None:
-    if over.frames is not None and over.frames < 1:
-        raise SettingError(f"{over.frames} frames: at least 1 is needed")
+    for count in (over.frames, over.max_frames):
+        if count is not None and count < 1:
+            raise SettingError(f"{count} frames: at least 1 is needed")
+    if over.fps is not None and not 0 < over.fps < float("inf"):
+        raise SettingError(f"{over.fps} frames a second: a number above 0 is needed")
+    if over.fps is not None and over.frames is not None:
+        raise SettingError("frames and frames a second: give one of them, or fps with max_frames")
+    if over.max_frames is not None and over.fps is None:
+        raise SettingError("max_frames limits what fps samples: give fps too, or frames instead")
     if sum(rival is not None for rival in (over.budget, over.keep, over.mean_budget)) > 1:
         raise SettingError("a budget, a mean budget and a share to keep: give one of them")
     for budget in (over.budget, over.mean_budget):
@@ -110,6 +180,11 @@ def _fewer(
     frames: int, keep: Fraction, over: Overrides, spec: ModelSpec, pictures: Sequence[Layout]
 ) -> int:
     """As many whole frames as the tokens allowed hold. Raises SettingError if that is none."""
+    if over.fps is not None:
+        raise SettingError(
+            f"{FEWER_FRAMES} takes as many frames as the budget holds, not so many a second: leave "
+            "out fps, or choose another --method"
+        )
     if pictures:
         raise SettingError(
             f"{FEWER_FRAMES} leaves out frames of a video, and pictures are all wanted: choose "

@@ -12,6 +12,7 @@ from typing import Literal
 from tokenreduce.budget import NewlineKeep
 from tokenreduce.models.base import Prune, Sampling
 from tokenreduce.models.vision import Within
+from tokenreduce.moments import Moment
 from tokenreduce.paradigm import Method
 from tokenreduce.seen import Need
 from tokenreduce.solving import eased, entering
@@ -26,6 +27,9 @@ class Overrides:
     budget  visual tokens entering the LLM, newlines included     keep  share of the raw count
     mean_budget  instead of the two: visual tokens a layer of the LLM works on, on average
     frames  how many to sample                                    time_text  the time instruction
+    fps     frames a second to sample instead, at most max_frames of them
+    start, end  of the range that is looked at, as `moments.parse` reads them
+    skip_duplicates  "auto", "off", or the levels of 255 below which two frames are alike
     """
 
     budget: int | None = None
@@ -37,11 +41,17 @@ class Overrides:
     decoder: DecoderName | None = None
     newlines: NewlineKeep | None = None
     time_text: bool | None = None
+    fps: float | None = None
+    max_frames: int | None = None
+    start: Moment | str | float | None = None
+    end: Moment | str | float | None = None
+    skip_duplicates: str | float | None = None
 
     @property
     def of_videos(self) -> tuple[str, ...]:
         """Names of the settings given that mean nothing for pictures."""
-        names = ("frames", "seek", "decoder", "time_text")
+        range_ = ("frames", "fps", "max_frames", "start", "end")
+        names = (*range_, "seek", "decoder", "skip_duplicates", "time_text")
         return tuple(name for name in names if getattr(self, name) not in (None, False))
 
 
@@ -51,6 +61,9 @@ class Plan:
     `mean_budget` is met by the tokens that enter, or by the schedules where nothing acts before.
 
     frames  of a video, or how many pictures       raw     tokens of as many, nothing reduced
+    fps     frames are sampled by the second, `most` of them at most; how many that makes is known
+            with the video (`plan.of_video`), as are `start_seconds` and `stop_seconds`
+    skip    levels of 255 below which a frame repeats the last; None looks at every frame
     merge   acts at `merge_site` after the tower   within  acts inside it, until a count that the
                                                            budget decides; one of the two at most
     """
@@ -73,6 +86,19 @@ class Plan:
     prunes: tuple[Prune, ...]
     sampling: Sampling
     pictures: bool = False
+    fps: float | None = None
+    most: int | None = None
+    start: Moment | None = None
+    end: Moment | None = None
+    skip: float | None = None
+    start_seconds: float = 0.0
+    stop_seconds: float | None = None
+
+    @property
+    def looks_at(self) -> tuple[object, ...]:
+        """Plans that agree in this look at the same frames."""
+        asked = (self.frames, self.fps, self.most, self.start, self.end)
+        return (*asked, self.seek, self.decoder, self.skip)
 
     @property
     def what(self) -> str:

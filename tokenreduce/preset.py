@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 from tokenreduce.budget import NewlineKeep
 from tokenreduce.engine.encoder import ToCount
@@ -28,12 +29,14 @@ _MOST_FRAMES = 1000
 class VideoSettings:
     """Which frames are decoded and how.
 
-    frames  multiple of the model's native frame count, above 0 and at most 1000
+    frames           multiple of the model's native frame count, above 0 and at most 1000
+    skip_duplicates  "auto": a frame that shows what the last one showed is not encoded; or "off"
     """
 
     frames: Fraction
     seek: Seek = "exact"
     decoder: DecoderName = "auto"
+    skip_duplicates: Literal["auto", "off"] = "off"
 
     def __post_init__(self) -> None:
         if not 0 < self.frames <= _MOST_FRAMES:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+FrameSource = Literal["decoded", "session", "cache"]
 FinishReason = Literal["stop", "length", "interrupted"]
 
 
@@ -36,12 +37,33 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class FramesUsed:
-    """seconds: presentation time of each decoded frame on the video's own clock; of pictures,
-    which are counted as frames, there are none."""
+    """What was looked at; pictures count as frames and have no times.
+
+    requested  to be sampled          decoded  and encoded
+    seconds    presentation time of each of these on the video's own clock
+    until      of the last sampled frame that each stands for, itself or one that repeats it
+    repeats    sampled and not encoded, for they show what the one before shows
+    batch      frames that go through the vision tower together
+    source     "decoded" for this question, for an earlier one of the same "session", or "cache"
+    """
 
     requested: int
     decoded: int
     seconds: tuple[float, ...]
+    until: tuple[float, ...] = ()
+    repeats: int = 0
+    batch: int = 0
+    source: FrameSource = "decoded"
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """Tokens of the prompt's text by part, each counted by itself: the time instruction, subtitles,
+    and what was said before in a chat."""
+
+    time: int = 0
+    subtitles: int = 0
+    history: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,6 +82,7 @@ class TokenCounts:
     merged: int
     text: int
     per_layer: tuple[int, ...]
+    text_parts: TextTokens = TextTokens()
 
     @property
     def mean_per_layer(self) -> float:
@@ -89,8 +112,9 @@ class Flops:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Wall time of each part. first_token counts from the start of the question, loading excluded;
-    generate is decoding after the first token; total includes everything."""
+    """Wall time of each part; digest: of the file, by which the cache knows it. first_token counts
+    from the start of the question, loading excluded; generate is decoding after the first token;
+    total includes everything."""
 
     load: float
     decode: float
@@ -100,6 +124,7 @@ class Seconds:
     first_token: float
     generate: float
     total: float
+    digest: float = 0.0
 
 
 @dataclass(frozen=True)

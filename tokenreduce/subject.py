@@ -49,16 +49,6 @@ class Footage:
     def images(self) -> tuple[ImageFacts, ...]:
         return ()
 
-    def layouts(self, spec: ModelSpec, frames: int) -> tuple[Layout, ...]:
-        """Of the frames that will be decoded of `frames` wanted: no more than the video has, as far
-        as it says."""
-        return (spec.layout(self.expected(frames)),)
-
-    def expected(self, frames: int) -> int:
-        if not self.probe.fps > 0:
-            return frames
-        return max(1, min(frames, int(self.probe.seconds * self.probe.fps) + 1))
-
 
 @dataclass(frozen=True)
 class Stills:
@@ -78,7 +68,7 @@ class Stills:
         sizes = self.pictures.sizes
         return tuple(ImageFacts(path, *size) for path, size in zip(self.paths, sizes, strict=True))
 
-    def layouts(self, spec: ModelSpec, frames: int) -> tuple[Layout, ...]:
+    def layouts(self, spec: ModelSpec) -> tuple[Layout, ...]:
         return layouts(spec, self.pictures.sizes)
 
 

@@ -1,35 +1,38 @@
 """From a video or pictures to the visual tokens the LLM will read: decode, encode, reduce.
 
-Knows nothing about questions. Decoding goes on in its child while a chunk is being encoded.
+One plan's tokens are reduced while frames still come, so that memory does not grow with the video;
+several plans that share the frames hold them until the last has come. Knows no question.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tokenreduce import memory
 from tokenreduce.budget import Layout
 from tokenreduce.clock import Clock
+from tokenreduce.errors import SettingError
 from tokenreduce.inside import look_inside, patches_of
 from tokenreduce.models.base import Prune, VideoModel
 from tokenreduce.models.vision import Within
-from tokenreduce.plan import Plan
+from tokenreduce.plan import Plan, of_video
+from tokenreduce.reducer import Reducer
 from tokenreduce.seen import Evidence, Need
+from tokenreduce.sheet import Sheet
 from tokenreduce.stills import Part, available, grid_of, look_at, reduce_parts
 from tokenreduce.subject import Footage, Stills, Subject
 from tokenreduce.tokens import Tokens
 from tokenreduce.video.decoder import Decoder
-from tokenreduce.video.types import Probe, Request
+from tokenreduce.video.inputs import shown
+from tokenreduce.video.types import Probe
+from tokenreduce.watching import Watched, watch
 
-_CHUNK = 16
-"""Frames handed to the tower at once: a multiple of every family's own batch, so that how features
-are grouped, and with it their last bits, depends on the model alone."""
+MOST_WHOLE = 1024
+"""Frames that may be held as pixels or unreduced features, where that cannot be avoided."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Encoded:
     """What was looked at, before any reduction.
 
     layouts        how an unreduced model reads it, part by part
-    frame_seconds  of a video's frames
+    watched        of a video; None of pictures
     squares        frames or pictures, tiles included, for the vision tower
     parts          what left the tower whole; empty where every reduction is inside it
     pixels         uint8 (squares, S, S, 3); none where no reduction is inside the tower
@@ -45,7 +48,7 @@ class Encoded:
 
     subject: Subject
     layouts: tuple[Layout, ...]
-    frame_seconds: tuple[float, ...]
+    watched: Watched | None
     squares: int
     parts: tuple[Part, ...] = ()
     pixels: Tensor | None = None
@@ -59,37 +62,113 @@ class Viewed:
     grid     that the tokens' places count along
     layouts  of an unreduced model, and raw, how many tokens it would read
     within   what acted inside the tower, on the layout `grid`; None where nothing did
+    cached   nothing was decoded or encoded for it
     """
 
     subject: Subject
     visual: Tokens
     grid: Layout
     layouts: tuple[Layout, ...]
-    frame_seconds: tuple[float, ...]
+    watched: Watched | None
     squares: int
     budget: int
     raw: int
     prunes: tuple[Prune, ...]
     within: Within | None = None
+    cached: bool = False
+
+    @property
+    def frame_seconds(self) -> tuple[float, ...]:
+        return () if self.watched is None else self.watched.seconds
 
 
 def view(decoder: Decoder, model: VideoModel, probe: Probe, plan: Plan, clock: Clock) -> Viewed:
     """Decodes, encodes and reduces one video. Raises InputError if no frame can be decoded."""
-    return merge(model, encode(decoder, model, probe, plan, clock, plan.needs), plan, clock)
+    settled = of_video(plan, model.spec, probe.seconds, probe.fps, shown(probe.path))
+    return see(decoder, model, Footage(probe), settled, clock)
+
+
+def see(
+    decoder: Decoder,
+    model: VideoModel,
+    subject: Subject,
+    plan: Plan,
+    clock: Clock,
+    sheet: Sheet | None = None,
+) -> Viewed:
+    """The same of pictures, too. The plan of a video is one of `plan.of_video`.
+
+    Raises InputError if no frame can be decoded, SettingError where a reduction inside the tower
+    would have to hold too many frames.
+    """
+    if isinstance(subject, Stills) or plan.within is not None:
+        return merge(model, look(decoder, model, subject, (plan,), clock, sheet), plan, clock)
+    spec = model.spec
+    announced = plan.budget_for(spec.layout(plan.frames + 2).available)
+    reducer = Reducer(
+        spec.layout(1),
+        announced,
+        plan.merge,
+        model.newline(),
+        plan.newlines,
+        plan.sampling.seed,
+        plan.merge_site,
+    )
+
+    def take(pixels: Tensor) -> None:
+        features, evidence = model.look(pixels, plan.needs)
+        memory.synchronise(model.device)
+        with clock.within("reduce"):
+            reducer.add(features, evidence)
+            memory.synchronise(model.device)
+
+    watched = watch(decoder, subject, plan, spec.vision.image_size, clock, take, sheet)
+    layout = spec.layout(reducer.frames)
+    budget = plan.budget_for(layout.available)
+    with clock.part("reduce"):
+        visual = reducer.finish(budget)
+        memory.synchronise(model.device)
+    return Viewed(
+        subject,
+        visual,
+        layout,
+        (layout,),
+        watched,
+        layout.frames,
+        budget,
+        layout.available,
+        plan.prunes_for(visual.count),
+    )
 
 
 def look(
-    decoder: Decoder, model: VideoModel, subject: Subject, plans: Sequence[Plan], clock: Clock
+    decoder: Decoder,
+    model: VideoModel,
+    subject: Subject,
+    plans: Sequence[Plan],
+    clock: Clock,
+    sheet: Sheet | None = None,
+    needs: frozenset[Need] = frozenset(),
 ) -> Encoded:
-    """What all of `plans`, which look at the same frames or pictures, will reduce. Raises
-    InputError if no frame can be decoded."""
-    needs = frozenset[Need]().union(*(plan.needs for plan in plans))
+    """What all of `plans`, which look at the same frames or pictures, will reduce. needs: what else
+    to ask of the tower. Raises InputError if no frame can be decoded, SettingError for more than
+    MOST_WHOLE frames."""
+    needs = needs.union(*(plan.needs for plan in plans))
     whole = any(plan.within is None for plan in plans)
     inside = any(plan.within is not None for plan in plans)
-    if isinstance(subject, Footage):
-        kept = _Kept(needs, whole, inside)
-        return _frames(decoder, model, subject, plans[0], clock, kept)
-    return _pictures(model, subject, clock, needs, whole=whole)
+    if isinstance(subject, Stills):
+        return _pictures(model, subject, clock, needs, whole=whole)
+    if plans[0].frames > MOST_WHOLE:
+        raise SettingError(
+            f"{plans[0].frames:,} frames: several settings at once, and a method inside the vision "
+            f"encoder, hold them all: at most {MOST_WHOLE:,} are possible"
+        )
+    kept = _Kept(model, needs, whole=whole, inside=inside)
+    size = model.spec.vision.image_size
+    watched = watch(decoder, subject, plans[0], size, clock, kept.add, sheet)
+    layout = model.spec.layout(len(watched.seconds))
+    pixels = torch.cat(kept.pixels) if inside else None
+    return Encoded(subject, (layout,), watched, layout.frames, kept.parts(layout), pixels)
 
 
 def encode(
@@ -100,17 +179,16 @@ def encode(
     clock: Clock,
     needs: frozenset[Need] = frozenset(),
 ) -> Encoded:
-    """The planned frames through the vision tower; the child decodes on meanwhile. needs: what a
-    method wants to know of the tower's last layer."""
-    inside = plan.within is not None
-    kept = _Kept(needs, whole=not inside, inside=inside)
-    return _frames(decoder, model, Footage(probe), plan, clock, kept)
+    """The frames of one plan, to be reduced in many ways. needs: what the methods want to know."""
+    settled = of_video(plan, model.spec, probe.seconds, probe.fps, shown(probe.path))
+    return look(decoder, model, Footage(probe), (settled,), clock, None, needs)
 
 
 @dataclass(frozen=True)
 class _Kept:
     """What is kept of a video's frames: features and evidence, pixels, or both."""
 
+    model: VideoModel
     needs: frozenset[Need]
     whole: bool
     inside: bool
@@ -118,50 +196,19 @@ class _Kept:
     shown: list[Evidence] = field(default_factory=list)
     pixels: list[Tensor] = field(default_factory=list)
 
-    def add(self, model: VideoModel, pixels: Tensor) -> None:
+    def add(self, pixels: Tensor) -> None:
         if self.inside:
             self.pixels.append(pixels)
         if self.whole:
-            features, evidence = model.look(pixels, self.needs)
+            features, evidence = self.model.look(pixels, self.needs)
             self.features.append(features)
             self.shown.append(evidence)
-            memory.synchronise(model.device)
+            memory.synchronise(self.model.device)
 
     def parts(self, layout: Layout) -> tuple[Part, ...]:
         if not self.whole:
             return ()
         return (Part(layout, torch.cat(self.features), Evidence.cat(self.shown)),)
-
-
-def _frames(
-    decoder: Decoder, model: VideoModel, subject: Footage, plan: Plan, clock: Clock, kept: _Kept
-) -> Encoded:
-    request = Request(plan.frames, model.spec.vision.image_size, plan.seek, plan.decoder)
-    source = decoder.frames(subject.probe.path, request, subject.probe)
-    seconds: list[float] = []
-    clock.begin("decode", plan.frames)
-    if kept.whole:
-        clock.begin("encode", plan.frames)
-    while True:
-        with clock.within("decode"):
-            batch = list(islice(source, _CHUNK))
-        if not batch:
-            break
-        seconds += [frame.seconds for frame in batch]
-        clock.advance("decode", len(seconds))
-        with clock.within("encode"):
-            kept.add(model, torch.from_numpy(np.stack([f.pixels for f in batch])))
-        if kept.whole:
-            clock.advance("encode", len(seconds))
-    clock.end("decode")
-    if kept.whole:
-        clock.end("encode")
-    if len(seconds) < plan.frames:
-        clock.warn(f"{len(seconds)} frames decoded of {plan.frames} asked for")
-    layout = model.spec.layout(len(seconds))
-    pixels = torch.cat(kept.pixels) if kept.inside else None
-    parts = kept.parts(layout)
-    return Encoded(subject, (layout,), tuple(seconds), layout.frames, parts, pixels)
 
 
 def _pictures(
@@ -174,8 +221,8 @@ def _pictures(
             parts = look_at(model, subject.pictures.sizes, pixels, needs)
             memory.synchronise(model.device)
             clock.advance("encode", pixels.shape[0])
-    laid = subject.layouts(model.spec, 0)
-    return Encoded(subject, laid, (), pixels.shape[0], parts, pixels)
+    laid = subject.layouts(model.spec)
+    return Encoded(subject, laid, None, pixels.shape[0], parts, pixels)
 
 
 def merge(model: VideoModel, encoded: Encoded, plan: Plan, clock: Clock) -> Viewed:
@@ -207,7 +254,7 @@ def merge(model: VideoModel, encoded: Encoded, plan: Plan, clock: Clock) -> View
         visual,
         grid,
         encoded.layouts,
-        encoded.frame_seconds,
+        encoded.watched,
         encoded.squares,
         budget,
         raw,

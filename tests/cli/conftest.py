@@ -1,4 +1,4 @@
-"""The command as it was installed, with settings of its own and a stub for the pipeline."""
+"""The command as it was installed, with settings of its own and a stub for the session."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Run(Protocol):
 
 
 class Process(Protocol):
-    """Runs the command, or it with a stub for the pipeline, as a process of its own."""
+    """Runs the command, or it with a stub for the session, as a process of its own."""
 
     def __call__(
         self, *arguments: str, mode: str | None = None, **options: Any
@@ -84,14 +84,14 @@ def sample(stub: dict[str, Any]) -> Answer:
 
 @pytest.fixture
 def stubbed(
-    stub: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    stub: dict[str, Any], part: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], list[dict[str, Any]]]:
-    """Puts a stub in the pipeline's place; the list fills with the calls it gets."""
+    """Puts a stub in the session's place; the list fills with the calls it gets."""
 
     def put(mode: str) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
-        module = stub["pipeline"](stub["MODES"][mode], calls)
-        monkeypatch.setitem(sys.modules, "tokenreduce.pipeline", module)
+        module = stub["sessions"](stub["MODES"][mode], calls)
+        monkeypatch.setattr(part("sessions"), "open_session", module.open_session)
         return calls
 
     return put

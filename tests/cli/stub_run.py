@@ -1,7 +1,7 @@
-"""The command with a stub for the pipeline: what tests of the command line alone run as a process.
+"""The command with a stub for the session: what tests of the command line alone run as a process.
 
 `stub_run.py MODE ARGUMENTS...`; MODE says what the stub does. The tests in this process take SAMPLE
-and `pipeline` from here as well, so that both see the same answer. Never imports torch.
+and `sessions` from here as well, so that both see the same answer. Never imports torch.
 """
 
 from __future__ import annotations
@@ -98,20 +98,41 @@ MODES: dict[str, Callable[..., Answer]] = {
 }
 
 
-def pipeline(stub: Callable[..., Answer], calls: list[dict[str, Any]]) -> ModuleType:
-    """A stand-in for `tokenreduce.pipeline`, which notes how it was called."""
+class StubSession:
+    """Notes how it is asked and answers with a stub."""
 
-    def answer(path: str, question: str, **settings: Any) -> Answer:
-        calls.append({"path": path, "question": question, **settings})
-        return stub(**settings)
+    sheet = None
 
-    module = ModuleType("tokenreduce.pipeline")
-    module.__dict__["answer"] = answer
+    def __init__(
+        self, stub: Callable[..., Answer], calls: list[dict[str, Any]], about: dict[str, Any]
+    ) -> None:
+        self._stub, self._calls, self._about = stub, calls, about
+
+    def __enter__(self) -> StubSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def ask(self, question: str, *, watch: Watcher) -> Answer:
+        self._calls.append({**self._about, "question": question})
+        return self._stub(watch=watch)
+
+
+def sessions(stub: Callable[..., Answer], calls: list[dict[str, Any]]) -> ModuleType:
+    """A stand-in for `cli.sessions`, which notes how it was called."""
+
+    def open_session(files: list[str], values: dict[str, Any], **more: bool) -> StubSession:
+        path = files[0] if len(files) == 1 else files
+        return StubSession(stub, calls, {"path": path, **values, **more})
+
+    module = ModuleType("cli.sessions")
+    module.__dict__["open_session"] = open_session
     return module
 
 
 if __name__ == "__main__":
     mode = sys.argv.pop(1)
-    sys.modules["tokenreduce.pipeline"] = pipeline(MODES[mode], [])
     (script,) = entry_points(group="console_scripts", name="tokenreduce")
+    sys.modules[f"{script.module}.sessions"] = sessions(MODES[mode], [])
     script.load()()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import Result
 
+from tokenreduce.moments import parse
 from tokenreduce.result import Answer
 
 Run = Callable[..., Result]
@@ -34,6 +36,13 @@ DEFAULTS = {
     "max_new_tokens": 256,
     "temperature": 0.0,
     "seed": 0,
+    "fps": None,
+    "max_frames": None,
+    "start": None,
+    "end": None,
+    "skip_duplicates": None,
+    "subtitles": None,
+    "use_cache": True,
 }
 
 
@@ -41,8 +50,49 @@ def test_without_options_the_library_gets_its_own_defaults(run: Run, stubbed: St
     calls = stubbed("answered")
     assert run("ask", "a.mp4", "What?").exit_code == 0
     (call,) = calls
-    assert call.pop("watch") is not None
-    assert call == {"path": "a.mp4", "question": "What?", **DEFAULTS}
+    asked = {"path": "a.mp4", "question": "What?", "keep_sheet": False, "many": False}
+    assert call == {**asked, **DEFAULTS}
+
+
+def test_several_questions_are_asked_of_one_session(run: Run, stubbed: Stubbed) -> None:
+    calls = stubbed("answered")
+    done = run("ask", "a.mp4", "-q", "What?", "-q", "Who?")
+    assert [(call["path"], call["question"], call["many"]) for call in calls] == [
+        ("a.mp4", "What?", True),
+        ("a.mp4", "Who?", True),
+    ]
+    said = "She shows it at 12:30."
+    assert done.stdout == f"> What?\n{said}\n\n> Who?\n{said}\n"
+
+
+def test_questions_of_a_file(run: Run, stubbed: Stubbed, tmp_path: Path) -> None:
+    listed = tmp_path / "questions.txt"
+    listed.write_text("\ufeffWhat?\n\n  Who?  \n", encoding="utf-8")
+    for name, stdin in ((str(listed), None), ("-", "What?\nWho?\n")):
+        calls = stubbed("answered")
+        done = run("ask", "a.mp4", "--questions", name, "--json", stdin=stdin)
+        assert [call["question"] for call in calls] == ["What?", "Who?"]
+        assert len([json.loads(line) for line in done.stdout.splitlines()]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["a.mp4", "-q", ""], "question 1 of 1 is empty"),
+        (["-q", "What?"], "no video or picture"),
+        (["a.mp4", "-q", "What?", "--questions", "f"], "give one of them"),
+        (["a.mp4", "--questions", "/no/such"], "no such file"),
+        (["a.mp4", "--questions", "/dev/null"], "/dev/null"),
+    ],
+)
+def test_questions_that_cannot_be(
+    run: Run, stubbed: Stubbed, arguments: list[str], told: str
+) -> None:
+    assert not stubbed("answered")
+    done = run("ask", *arguments)
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert told in line
 
 
 def test_every_option_reaches_the_library(run: Run, stubbed: Stubbed) -> None:
@@ -50,7 +100,9 @@ def test_every_option_reaches_the_library(run: Run, stubbed: Stubbed) -> None:
     written = (
         "--model demo --revision v1 --preset fast --method fastv --budget 3000 --frames 128 "
         "--decoder decord --seek keyframe --newlines none --no-time-text --device cuda:1 "
-        "--dtype float16 --quantize nf4 --max-new-tokens 32 --temperature 0.7 --seed 11"
+        "--dtype float16 --quantize nf4 --max-new-tokens 32 --temperature 0.7 --seed 11 "
+        "--fps 0.5 --max-frames 300 --start 10:00 --end 75% --skip-duplicates off "
+        "--subtitles said.srt --no-cache"
     )
     assert run("ask", "a.mp4", "What?", *written.split()).exit_code == 0
     (call,) = calls
@@ -73,6 +125,13 @@ def test_every_option_reaches_the_library(run: Run, stubbed: Stubbed) -> None:
         "max_new_tokens": 32,
         "temperature": 0.7,
         "seed": 11,
+        "fps": 0.5,
+        "max_frames": 300,
+        "start": parse("10:00"),
+        "end": parse("75%"),
+        "skip_duplicates": "off",
+        "subtitles": "said.srt",
+        "use_cache": False,
     }
 
 
@@ -159,7 +218,7 @@ def test_a_bug_is_not_hidden(run: Run, stubbed: Stubbed) -> None:
 
 def test_a_pipe_gets_the_answer_as_the_model_gave_it(run: Run, stubbed: Stubbed) -> None:
     stubbed("hostile")
-    result = run("ask", "a.mp4", "What?", "-q")
+    result = run("ask", "a.mp4", "What?", "--quiet")
     assert result.stdout == "[bold]red\x1b[31m\x1b]0;title\x07 \x07bell\u202e[/bold]\n"
 
 

@@ -75,7 +75,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def test_a_reader_that_leaves_ends_it_quietly() -> None:
     with subprocess.Popen(
-        [sys.executable, str(STUB), "endless", "ask", "a.mp4", "Q", "-q"],
+        [sys.executable, str(STUB), "endless", "ask", "a.mp4", "Q", "--quiet"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as running:
@@ -91,8 +91,8 @@ def test_a_reader_that_leaves_ends_it_quietly() -> None:
 @pytest.mark.parametrize(
     ("mode", "arguments"),
     [
-        ("answered", ["ask", "a.mp4", "Q", "-q"]),
-        ("answered", ["ask", "a.mp4", "Q", "--json", "-q"]),
+        ("answered", ["ask", "a.mp4", "Q", "--quiet"]),
+        ("answered", ["ask", "a.mp4", "Q", "--json", "--quiet"]),
         (None, ["presets"]),
         (None, ["version"]),
     ],
@@ -148,7 +148,7 @@ def test_a_full_disk_is_one_line_for_clips(process: Process, tmp_path: Path) -> 
 
 def test_a_name_that_is_not_utf8_goes_through(process: Process) -> None:
     name = os.fsdecode(b"/no/such/\xff.mp4")
-    done = process("ask", name, "Q", "--model", "demo", "-q")
+    done = process("ask", name, "Q", "--model", "demo", "--quiet")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert "/no/such/\\xff.mp4" in done.stderr
@@ -158,7 +158,7 @@ def test_stdout_that_cannot_write_a_character_gets_an_escape(process: Process) -
     narrow = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     done = process("presets", "show", "balanced", env=narrow)
     assert done.returncode == 0
-    done = process("ask", "a.mp4", "Q", "-q", mode="hostile", env=narrow)
+    done = process("ask", "a.mp4", "Q", "--quiet", mode="hostile", env=narrow)
     assert done.returncode == 0
     assert "\\u202e" in done.stdout
 
@@ -242,5 +242,5 @@ def test_the_c_locale_gets_ascii() -> None:
 
 
 def test_an_answer_cannot_drive_the_terminal() -> None:
-    shown, _ = on_terminal("ask", "a.mp4", "Q", "-q", mode="hostile", both=True)
+    shown, _ = on_terminal("ask", "a.mp4", "Q", "--quiet", mode="hostile", both=True)
     assert shown == b"[bold]red bell[/bold]\r\n"

@@ -39,7 +39,7 @@ def test_a_table_on_stdout_and_progress_on_stderr(run: Run, clip: str) -> None:
 
 
 def test_json_and_csv(run: Run, clip: str) -> None:
-    options = (*DEMO, "--methods", "random", "--budgets", "100,50", "-q")
+    options = (*DEMO, "--methods", "random", "--budgets", "100,50", "--quiet")
     found = json.loads(run("compare", clip, QUESTION, *options, "--json").stdout)
     assert [row["tokens"]["merged"] for row in found["rows"]] == [672, 100, 50]
     assert found["rows"][0]["same_as_full"] is True
@@ -70,7 +70,7 @@ def test_a_mistake_is_one_line(run: Run, clip: str, options: list[str], says: st
 
 
 def test_no_file(run: Run, tmp_path: Path) -> None:
-    done = run("compare", str(tmp_path / "no.mp4"), QUESTION, *DEMO, "-q")
+    done = run("compare", str(tmp_path / "no.mp4"), QUESTION, *DEMO, "--quiet")
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
 

@@ -244,4 +244,4 @@ def test_all_inside_needs_no_whole_features(tmp_path: Path, clip: Path, demo: Vi
     preset = inside(tmp_path, "tome")
     tokenreduce.answer(clip, QUESTION, model=demo, preset=preset, watch=told.append)
     parts = [event.part for event in told if isinstance(event, Started)]
-    assert parts == ["probe", "decode", "encode", "prefill", "answer"]
+    assert parts == ["probe", "decode", "encode", "encode", "prefill", "answer"]

@@ -39,7 +39,12 @@ def pixel_values(frames: Tensor, spec: ModelSpec) -> Tensor:
 
 def batches(frames: Tensor, device: torch.device) -> tuple[Tensor, ...]:
     """The frames (f, S, S, 3) in batches of a fixed size, because float sums depend on it."""
-    return torch.split(frames, 4 if device.type == "cpu" else 16)
+    return torch.split(frames, batch_of(device))
+
+
+def batch_of(device: torch.device) -> int:
+    """Frames that go through a tower together."""
+    return 4 if device.type == "cpu" else 16
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,63 @@
+"""From settings to a session of the library; imports that only when one is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenreduce.session import Session
+
+_OVER = (
+    "budget",
+    "keep",
+    "mean_budget",
+    "method",
+    "frames",
+    "seek",
+    "decoder",
+    "newlines",
+    "time_text",
+    "fps",
+    "max_frames",
+    "start",
+    "end",
+    "skip_duplicates",
+)
+_PLACING = ("revision", "device", "dtype", "quantize")
+_SAMPLING = ("max_new_tokens", "temperature", "seed")
+
+
+def open_session(
+    files: Sequence[str],
+    values: Mapping[str, Any],
+    *,
+    keep_sheet: bool = False,
+    many: bool = False,
+) -> Session:
+    """Nothing is read yet. values: of every setting, by name."""
+    from tokenreduce.cache.store import Cache, default_folder
+    from tokenreduce.models.base import Sampling
+    from tokenreduce.opening import Wanted
+    from tokenreduce.plan import Overrides
+    from tokenreduce.session import Placing, Session
+
+    def taken(names: Sequence[str]) -> dict[str, Any]:
+        return {name: values[name] for name in names}
+
+    wanted = Wanted(
+        files[0] if len(files) == 1 else tuple(files),
+        values["preset"],
+        Overrides(**taken(_OVER)),
+        Sampling(**taken(_SAMPLING)),
+        values["subtitles"],
+    )
+    return Session(
+        wanted,
+        model=values["model"],
+        placing=Placing(**taken(_PLACING)),
+        cache=Cache(default_folder(os.environ)) if values["use_cache"] else None,
+        keep_sheet=keep_sheet,
+        many=many,
+    )

@@ -1,0 +1,191 @@
+"""What was viewed, kept on disk and found again: which facts make two viewings the same.
+
+Knows the cache's families and variants, and nothing about how a video is viewed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import tokenreduce
+from tokenreduce.budget import Layout
+from tokenreduce.cache.digest import Digest, FileState, unchanged
+from tokenreduce.cache.store import Cache, Entry
+from tokenreduce.models.base import VideoModel
+from tokenreduce.models.files import CONFIG, weight_files
+from tokenreduce.models.locate import complete_here, resolve
+from tokenreduce.models.spec import ModelSpec
+from tokenreduce.plan import Plan
+from tokenreduce.subject import FilePath, Footage
+from tokenreduce.tokens import Tokens
+from tokenreduce.video.types import Probe
+from tokenreduce.viewing import Viewed
+from tokenreduce.watching import Watched
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where one video's visual tokens stand in a cache, at one setting.
+
+    family: all that makes them what they are, but for how many there are
+    """
+
+    cache: Cache
+    digest: Digest
+    family: Mapping[str, Any]
+    spec: ModelSpec
+
+    def footage(self, path: FilePath) -> Probe | None:
+        """What the probe of this very file said before. path: as the file is named now."""
+        for entry in self.entries:
+            if found := _read(entry):
+                return replace(found.probe, path=os.fspath(path))
+        return None
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        return self.cache.lookup(self.family)
+
+    def find(self, plan: Plan) -> Found | None:
+        """What is there for `plan`, a plan of `plan.of_video`, told without reading the tokens."""
+        for entry in self.entries:
+            found = _read(entry)
+            if found is None:
+                continue
+            raw = self.spec.layout(len(found.watched.seconds)).available
+            if entry.tokens == min(plan.budget_for(raw), raw):
+                return found
+        return None
+
+    def load(self, found: Found, plan: Plan, model: VideoModel, subject: Footage) -> Viewed | None:
+        """None if it is damaged or gone."""
+        loaded = self.cache.load(found.entry)
+        if loaded is None:
+            return None
+        parts = loaded.tensors
+        layout = self.spec.layout(len(found.watched.seconds))
+        budget = plan.budget_for(layout.available)
+        device, dtype = model.device, model.dtype
+        if parts["x"].shape[2] != self.spec.text.width or parts["x"].dtype != dtype:
+            return None
+        visual = Tokens(*(parts[name].to(device) for name in ("x", "size", "place")))
+        if not _fits(visual, layout):
+            return None
+        return Viewed(
+            subject,
+            visual,
+            layout,
+            (layout,),
+            found.watched,
+            layout.frames,
+            budget,
+            layout.available,
+            plan.prunes_for(visual.count),
+            cached=True,
+        )
+
+    def save(self, viewed: Viewed) -> None:
+        """Keeps it, unless the file is no longer what was digested."""
+        if not isinstance(viewed.subject, Footage) or viewed.watched is None:
+            return
+        probe = viewed.subject.probe
+        if not unchanged(probe.path, self.digest):
+            return
+        tensors = {"x": viewed.visual.x, "size": viewed.visual.size, "place": viewed.visual.place}
+        facts = {
+            "file": Path(probe.path).name,
+            "model": self.spec.name,
+            "probe": asdict(probe) | {"path": ""},
+            "watched": asdict(viewed.watched),
+        }
+        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        self.cache.save(self.family, {"tokens": viewed.visual.count}, kept, facts)
+
+
+@dataclass(frozen=True)
+class Found:
+    """An entry that fits. probe, watched: what it says of the video."""
+
+    entry: Entry
+    probe: Probe
+    watched: Watched
+
+
+def family_of(
+    plan: Plan, spec: ModelSpec, digest: Digest, model: str, placement: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that makes the visual tokens of a video what they are, but for how many there are.
+
+    model     what tells its files, see `identity`
+    placement device, dtype and the like, as asked for: features differ in their last bits
+    """
+    return {
+        "file": digest.value,
+        "range": [str(moment) if moment else None for moment in (plan.start, plan.end)],
+        "frames": [plan.most if plan.fps else plan.frames, plan.fps, plan.seek, plan.decoder],
+        "skip": plan.skip,
+        "model": model,
+        "preprocessing": repr((spec.vision, spec.pool, spec.layout(1))),
+        "placement": dict(placement),
+        "merge": [repr(plan.merge), plan.merge_site, plan.newlines, plan.sampling.seed],
+        "code": code(),
+    }
+
+
+def identity(name: str, revision: str | None) -> str | None:
+    """What tells a model's files from any others without reading weights: configuration, and for
+    each file of weights its size and times. None where they are not on this machine yet."""
+    folder = complete_here(resolve(name, revision))
+    if folder is None:
+        return None
+    told = hashlib.blake2b(digest_size=16)
+    told.update((folder / CONFIG).read_bytes())
+    for path in weight_files(folder, name):
+        told.update(repr((path.name, FileState.of(path.stat()))).encode())
+    return told.hexdigest()
+
+
+@cache
+def code() -> str:
+    """Of everything that takes part: this package's sources and the libraries' versions."""
+    told = hashlib.blake2b(digest_size=16)
+    root = Path(tokenreduce.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        told.update(path.relative_to(root).as_posix().encode())
+        told.update(path.read_bytes())
+    for name in ("torch", "transformers", "av", "decord", "numpy", "pillow"):
+        told.update(f"{name} {_version(name)}".encode())
+    return told.hexdigest()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _read(entry: Entry) -> Found | None:
+    """What an entry says; None if it does not say it as this version does."""
+    try:
+        probe = Probe(**dict(entry.facts["probe"]))
+        told = dict(entry.facts["watched"])
+        told["seconds"], told["until"] = tuple(told["seconds"]), tuple(told["until"])
+        return Found(entry, probe, Watched(**told))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _fits(visual: Tokens, layout: Layout) -> bool:
+    """Whether places are those of tokens of `layout`, in order."""
+    place = visual.place[0]
+    if place.shape[0] == 0 or int(place[0]) < 0 or int(place[-1]) >= layout.available:
+        return False
+    return bool((place.diff() > 0).all())

@@ -1,0 +1,233 @@
+"""One video, or pictures, and a model that is asked about them, once or many times.
+
+The file is decoded and encoded at the first question, or taken from the cache; further questions
+pay for themselves alone. Knows what happens when, and nothing about how; never prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from types import TracebackType
+
+from tokenreduce import memory
+from tokenreduce.cache.store import Cache
+from tokenreduce.clock import Clock
+from tokenreduce.events import Watcher, ignore
+from tokenreduce.models.base import Stem, VideoModel, never
+from tokenreduce.models.load import check, load, read_spec
+from tokenreduce.models.spec import ModelSpec
+from tokenreduce.opening import Kept, Opened, Wanted, opened
+from tokenreduce.plan import Overrides, Plan, check_context, check_question
+from tokenreduce.preset import Preset
+from tokenreduce.remember import identity
+from tokenreduce.replying import Turn, asked, timed, words
+from tokenreduce.result import Answer
+from tokenreduce.sheet import Sheet
+from tokenreduce.subject import Footage
+from tokenreduce.video.decoder import Decoder
+from tokenreduce.video.types import Limits
+from tokenreduce.viewing import Viewed, see
+
+_TOO_SMALL = (
+    "the device's memory does not suffice for this: set a smaller --budget, fewer --frames, or "
+    "--quantize nf4"
+)
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Where and how a model is loaded, as `models.load.load` takes it."""
+
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    quantize: str = "auto"
+
+
+class Session:
+    """Answers questions about what is wanted, with one model.
+
+    model      a name, or a loaded VideoModel, to which `placing` no longer applies
+    cache      of visual tokens; None keeps nothing and finds nothing. Only for models by name
+    keep_sheet thumbnails of the frames are kept, in `sheet`; then the cache is not asked
+    many       further questions are expected, so what the model has read is kept for them
+
+    Nothing is read before the first question. Not for several threads at once. Leave the `with`
+    block or call `close`: no decoding child outlives it.
+    """
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        *,
+        model: str | VideoModel = "llava-video-7b",
+        placing: Placing | None = None,
+        limits: Limits | None = None,
+        cache: Cache | None = None,
+        keep_sheet: bool = False,
+        many: bool = False,
+        watch: Watcher = ignore,
+    ) -> None:
+        self._wanted = wanted
+        self._model = model
+        self._name = model if isinstance(model, str) else None
+        self._placing = placing or Placing()
+        self._child = Decoder(limits or Limits())
+        self._cache = cache
+        self._keep_sheet = keep_sheet
+        self._many = many
+        self._watch = watch
+        self._opened: Opened | None = None
+        self._viewed: Viewed | None = None
+        self._stem: Stem | None = Stem() if many else None
+        self._troubled = False
+        self.sheet: Sheet | None = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._child.close()
+
+    @property
+    def viewed(self) -> Viewed | None:
+        """What questions are about; None before the first."""
+        return self._viewed
+
+    @property
+    def plan(self) -> Plan | None:
+        """What is done with the file; None before the first question."""
+        return None if self._opened is None else self._opened.plan
+
+    def ask(
+        self,
+        question: str,
+        *,
+        history: Sequence[Turn] = (),
+        stop: Callable[[], bool] = never,
+        watch: Watcher | None = None,
+    ) -> Answer:
+        """Answers, with what was said before (`history`) kept as text.
+
+        stop: asked between two tokens; with True the answer ends there. watch: for this question,
+        instead of the session's. Raises a TokenReduceError for whatever the caller can mend; the
+        session can be asked again after it.
+        """
+        asking, clock = check_question(question), Clock(watch or self._watch)
+        about = self._open(clock)
+        model = self._loaded(clock)
+        memory.reset_device_peak(model.device)
+        clock.question_begins()
+        _check_text(model, asking, about, self._viewed)
+        _warn_of_toy_world(model, asking, clock)
+        paid = self._viewed is not None
+        with memory.sufficient(_TOO_SMALL):
+            viewed = self._viewed = self._viewed or self._view(model, about, clock)
+            # A toy that was taught single questions would only be confused by a conversation.
+            known = () if model.spec.toy_world else history
+            beside = words(model, viewed, about.plan, about.said, known, clock)
+            answer, self._stem = asked(
+                model,
+                viewed,
+                asking,
+                about.plan,
+                clock,
+                beside=beside,
+                stem=self._stem,
+                stop=stop,
+                paid=paid,
+            )
+        return answer
+
+    def change(self, *, preset: str | Preset | None = None, over: Overrides | None = None) -> None:
+        """Another preset or other settings from the next question on. The model stays; the video
+        is decoded again unless the cache has what is wanted. Raises SettingError, and leaves all
+        as it was, for what cannot be."""
+        wanted = replace(
+            self._wanted,
+            preset=self._wanted.preset if preset is None else preset,
+            over=self._wanted.over if over is None else over,
+        )
+        if self._opened is None:
+            wanted.settled(self._spec(), None)
+        else:
+            self._opened = opened(wanted, self._spec(), self._child, self._kept(), Clock())
+        self._wanted, self._viewed = wanted, None
+        self._stem = Stem() if self._many else None
+
+    def _spec(self) -> ModelSpec:
+        if isinstance(self._model, str):
+            return read_spec(self._model, revision=self._placing.revision)
+        return self._model.spec
+
+    def _open(self, clock: Clock) -> Opened:
+        if self._opened is None:
+            spec = self._spec()
+            found = opened(self._wanted, spec, self._child, self._kept(), clock)
+            if isinstance(self._model, str):
+                check(self._model, self._placing.revision)
+            self._opened = found
+        return self._opened
+
+    def _kept(self) -> Kept | None:
+        """The cache, if tokens of this model can be told from those of any other."""
+        if self._cache is None or self._name is None or self._keep_sheet:
+            return None
+        told = identity(self._name, self._placing.revision)
+        return None if told is None else Kept(self._cache, told, asdict(self._placing))
+
+    def _loaded(self, clock: Clock) -> VideoModel:
+        if isinstance(self._model, str):
+            with clock.part("load"):
+                placing = asdict(self._placing)
+                self._model = load(self._model, on_event=self._watch, **placing)
+        return self._model
+
+    def _view(self, model: VideoModel, about: Opened, clock: Clock) -> Viewed:
+        """From the cache, or decoded and kept there."""
+        shelf, plan = about.shelf, about.plan
+        if shelf and about.found and isinstance(about.subject, Footage):
+            found = shelf.load(about.found, plan, model, about.subject)
+            if found is not None:
+                return found
+        if self._keep_sheet and isinstance(about.subject, Footage):
+            probe = about.subject.probe
+            self.sheet = Sheet(probe.width / max(1, probe.height))
+        viewed = see(self._child, model, about.subject, plan, clock, self.sheet)
+        if shelf is not None:
+            shelf.save(viewed)
+            if shelf.cache.trouble and not self._troubled:
+                self._troubled = True
+                clock.warn(shelf.cache.trouble)
+        return viewed
+
+
+def _check_text(model: VideoModel, question: str, about: Opened, viewed: Viewed | None) -> None:
+    """Raises SettingError where the prompt will not fit, as far as it can be told before decoding,
+    with evenly spaced stand-ins for the frames' times."""
+    plan, sentence = about.plan, None
+    if viewed is not None:
+        return
+    if isinstance(about.subject, Footage):
+        spec, seconds = model.spec, about.subject.probe.seconds
+        frames = max(1, plan.raw // spec.layout(1).per_frame)
+        times = [i * seconds / frames for i in range(frames)]
+        sentence = timed(model, plan, seconds, times, frames)
+    check_context(plan, model.spec, model.text_tokens(question, sentence), plan.raw)
+
+
+def _warn_of_toy_world(model: VideoModel, question: str, clock: Clock) -> None:
+    if unknown := model.unknown_words(question):
+        clock.warn(
+            f"this model knows only its toy world, and was never taught {', '.join(unknown)}: "
+            "its answer means nothing"
+        )
