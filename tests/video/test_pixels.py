@@ -12,6 +12,8 @@ import pytest
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from tokenreduce.errors import InputError
+from tokenreduce.video.pictures import Coded
 from tokenreduce.video.pixels import resized, rgb, rotation, upright
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "llava_video_io" / "preprocess.npz"
@@ -98,3 +100,25 @@ def test_frames_are_turned_as_displayed(
     pixels = np.random.default_rng(1).integers(0, 256, (4, 6, 3), np.uint8)
     np.testing.assert_array_equal(upright(pixels, matrix), expected(pixels))
     assert rotation(matrix) == degrees
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv444p10le", "gray", "rgb24", "pal8", "gbrp"])
+@pytest.mark.parametrize("matrix", range(18))
+def test_any_matrix_gives_a_picture_and_a_thumbnail(pixels: str, matrix: int) -> None:
+    """Files are tagged with matrices that swscale does not know, and with reserved numbers."""
+    frame: Any = av.VideoFrame(64, 48, pixels)
+    for plane in frame.planes:
+        plane.update(bytes([100]) * plane.buffer_size)
+    frame.colorspace = matrix
+    picture = Coded(frame, VideoReformatter(), VideoReformatter())
+    assert picture.upright().shape == (48, 64, 3)
+    assert picture.thumbnail(32).shape == (32, 32, 3)
+    assert picture.thumbnail(96).shape == (48, 64, 3)
+
+
+def test_pixels_that_cannot_be_converted_are_one_line() -> None:
+    frame = av.VideoFrame(64, 48, "rgb96le")
+    picture = Coded(frame, VideoReformatter(), VideoReformatter())
+    for ask in (picture.upright, lambda: picture.thumbnail(32)):
+        with pytest.raises(InputError, match="its pixels are rgb96le, which cannot be converted"):
+            ask()

@@ -13,7 +13,7 @@ from av import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
-from tokenreduce.video.pixels import Pixels, display_matrix, rgb, upright
+from tokenreduce.video.pixels import Pixels, converted, display_matrix, rgb, upright
 
 
 class Picture(Protocol):
@@ -46,11 +46,8 @@ class Coded:
         return self.frame.width * self.frame.height
 
     def thumbnail(self, side: int) -> Pixels:
-        width, height = min(side, self.frame.width), min(side, self.frame.height)
-        # No matrix is applied, so none can be unknown, and luma stays a third of the change.
-        small = self.thumbnails.reformat(
-            self.frame, width, height, "yuv444p", interpolation=Interpolation.AREA, threads=1
-        )
+        size = min(side, self.frame.width), min(side, self.frame.height)
+        small = converted(self.frame, self.thumbnails, "yuv444p", size, Interpolation.AREA)
         return np.ascontiguousarray(small.to_ndarray(channel_last=True), np.uint8)
 
     def upright(self) -> Pixels:

@@ -16,6 +16,8 @@ from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from tokenreduce.errors import InputError
+
 Pixels = NDArray[np.uint8]
 
 # What a conversion without scaling takes from the flags is how chroma is interpolated and rounded.
@@ -31,18 +33,40 @@ def rgb(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
     Without tags the matrix is BT.601 and the range limited, as FFmpeg and the reference have it.
     """
     flags = None if frame.format.name in _PLAIN else _CAREFUL
-    try:
-        converted = reformatter.reformat(frame, format="rgb24", interpolation=flags, threads=1)
-    except FFmpegError:  # a matrix that swscale does not know
-        converted = reformatter.reformat(
-            frame,
-            format="rgb24",
-            src_colorspace=Colorspace.ITU601,
-            dst_colorspace=Colorspace.ITU601,
-            interpolation=flags,
-            threads=1,
-        )
-    return converted.to_ndarray().astype(np.uint8, copy=False)
+    whole = converted(frame, reformatter, "rgb24", (frame.width, frame.height), flags)
+    return whole.to_ndarray().astype(np.uint8, copy=False)
+
+
+def converted(
+    frame: VideoFrame,
+    reformatter: VideoReformatter,
+    pixels: str,
+    size: tuple[int, int],
+    interpolation: Interpolation | None,
+) -> VideoFrame:
+    """By swscale, to a format and a (width, height). A matrix it does not know is taken as BT.601.
+
+    Raises InputError where it cannot convert the frame's format.
+    """
+    for matrix in (None, Colorspace.ITU601):
+        try:
+            return reformatter.reformat(
+                frame,
+                *size,
+                pixels,
+                src_colorspace=matrix,
+                dst_colorspace=matrix,
+                interpolation=interpolation,
+                threads=1,
+            )
+        except MemoryError:
+            raise
+        except FFmpegError:
+            continue
+    raise InputError(
+        f"its pixels are {frame.format.name}, which cannot be converted to RGB: convert it, for "
+        "instance to yuv420p"
+    )
 
 
 def display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
