@@ -76,6 +76,14 @@ class Reducer:
             if len(part) == room:
                 self._pass_on()
 
+    def resume(self, held: Held) -> None:
+        """Frames that were reduced before, all alike and along the method's own way to fewer, in
+        place of their features; before any other."""
+        if self._frames or self._waiting or isinstance(self._held, Clip):
+            raise ValueError("a reduction of frames is resumed before anything else comes")
+        self._held.add(held)
+        self._frames = held.tokens.rows
+
     def finish(self, budget: int | None = None) -> Tokens:
         """All frames as one row of exactly min(budget, available) tokens, places in raster order
         with newlines counted: those of the sequence an unreduced model would read. budget: no more

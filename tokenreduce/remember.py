@@ -18,6 +18,7 @@ import tokenreduce
 from tokenreduce.budget import Layout
 from tokenreduce.cache.digest import Digest, FileState, unchanged
 from tokenreduce.cache.store import Cache, Entry
+from tokenreduce.deriving import derivable, derived
 from tokenreduce.models.base import VideoModel
 from tokenreduce.models.files import CONFIG, weight_files
 from tokenreduce.models.locate import complete_here, resolve
@@ -32,9 +33,9 @@ from tokenreduce.watching import Watched
 
 @dataclass(frozen=True)
 class Shelf:
-    """Where one video's visual tokens stand in a cache, at one setting.
+    """Where one video's visual tokens stand in a cache.
 
-    family: all that makes them what they are, but for how many there are
+    family: all that makes them what they are before any merging
     """
 
     cache: Cache
@@ -60,9 +61,21 @@ class Shelf:
             if found is None:
                 continue
             raw = self.spec.layout(len(found.watched.seconds)).available
-            if entry.tokens == min(plan.budget_for(raw), raw):
+            if entry.tokens == min(plan.budget_for(raw), raw) and (
+                entry.tokens == raw or entry.variant.get("merge") == _merge(plan)
+            ):
                 return found
-        return None
+        return next((one for one in map(_read, self.entries) if self._leads_to(plan, one)), None)
+
+    def _leads_to(self, plan: Plan, found: Found | None) -> bool:
+        """Whether what the plan wants can be derived from it."""
+        if found is None:
+            return False
+        layout, tokens = self.spec.layout(len(found.watched.seconds)), found.entry.tokens
+        merged = tokens < layout.available
+        if merged and found.entry.variant.get("merge") != _merge(plan):
+            return False
+        return derivable(plan, layout, tokens, merged=merged)
 
     def load(self, found: Found, plan: Plan, model: VideoModel, subject: Footage) -> Viewed | None:
         """None if it is damaged or gone."""
@@ -78,6 +91,8 @@ class Shelf:
         visual = Tokens(*(parts[name].to(device) for name in ("x", "size", "place")))
         if not _fits(visual, layout):
             return None
+        if visual.count > budget:
+            visual = derived(plan, layout, visual, model.newline())
         return Viewed(
             subject,
             visual,
@@ -91,7 +106,7 @@ class Shelf:
             cached=True,
         )
 
-    def save(self, viewed: Viewed) -> None:
+    def save(self, viewed: Viewed, plan: Plan) -> None:
         """Keeps it, unless the file is no longer what was digested."""
         if not isinstance(viewed.subject, Footage) or viewed.watched is None:
             return
@@ -106,7 +121,10 @@ class Shelf:
             "watched": asdict(viewed.watched),
         }
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        self.cache.save(self.family, {"tokens": viewed.visual.count}, kept, facts)
+        variant: dict[str, Any] = {"tokens": viewed.visual.count, "merge": None}
+        if viewed.visual.count < viewed.raw:
+            variant["merge"] = _merge(plan)
+        self.cache.save(self.family, variant, kept, facts)
 
 
 @dataclass(frozen=True)
@@ -121,7 +139,7 @@ class Found:
 def family_of(
     plan: Plan, spec: ModelSpec, digest: Digest, model: str, placement: Mapping[str, str]
 ) -> dict[str, Any]:
-    """All that makes the visual tokens of a video what they are, but for how many there are.
+    """All that makes the visual tokens of a video what they are before any merging.
 
     model     what tells its files, see `identity`
     placement device, dtype and the like, as asked for: features differ in their last bits
@@ -134,9 +152,13 @@ def family_of(
         "model": model,
         "preprocessing": repr((spec.vision, spec.pool, spec.layout(1))),
         "placement": dict(placement),
-        "merge": [repr(plan.merge), plan.merge_site, plan.newlines, plan.sampling.seed],
         "code": code(),
     }
+
+
+def _merge(plan: Plan) -> list[Any]:
+    """What makes merged tokens what they are, but for how many there are."""
+    return [repr(plan.merge), plan.merge_site, plan.newlines, plan.sampling.seed]
 
 
 def identity(name: str, revision: str | None) -> str | None:

@@ -204,7 +204,7 @@ class Session:
             self.sheet = Sheet(probe.width / max(1, probe.height))
         viewed = see(self._child, model, about.subject, plan, clock, self.sheet)
         if shelf is not None:
-            shelf.save(viewed)
+            shelf.save(viewed, plan)
             if shelf.cache.trouble and not self._troubled:
                 self._troubled = True
                 clock.warn(shelf.cache.trouble)

@@ -16,6 +16,15 @@ def raw_places(layout: Layout, frame: Tensor, place: Tensor) -> Tensor:
     return frame * layout.per_frame + place
 
 
+def is_newline(layout: Layout, place: Tensor) -> Tensor:
+    """bool, of raw places (n,): whether a newline embedding stands there."""
+    within = place % layout.per_frame
+    if layout.newline == "grid":
+        return within % (layout.columns + 1) == layout.columns
+    last = place == layout.frames * layout.per_frame  # of "one_token"
+    return last | (within >= layout.rows * layout.columns)
+
+
 def weave(kept: Tokens, ends: list[int], newline: Tensor | None, layout: Layout) -> Tokens:
     """`kept`, one row, and a newline embedding (d,) at each raw place of `ends`, in raster order.
 
