@@ -58,7 +58,9 @@ def opening(clip: Path, cache: Cache, parts: list[str]) -> Open:
         wanted: dict[str, Any] = {"frames": 12, **given}
         over = Overrides(**{name: v for name, v in wanted.items() if name != "subtitles"})
         asked = Wanted(path, preset, over, Sampling(8), given.get("subtitles"))
-        return Session(asked, **{"model": "demo", "cache": cache, "watch": note, **more})
+        known: dict[str, Any] = {"model": "demo", "cache": cache, "watch": note}
+        known.update(more)
+        return Session(asked, **known)
 
     return open_one
 
