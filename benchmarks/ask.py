@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             clip = options.clip or _make_clip(options.command, Path(folder))
             ask = [*options.command, "ask", str(clip), options.question, "--model", options.model]
+            ask += ["--no-cache"]  # every run is a first question
             runs = [_asked([*ask, "--json"], options) for _ in range(options.repeats)]
     except Failed as failed:
         print(f"benchmarks.ask: {failed}", file=sys.stderr)

@@ -45,6 +45,7 @@ def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     empty = tmp_path / "no-settings.toml"
     empty.touch()
     monkeypatch.setenv("TOKENREDUCE_CONFIG", str(empty))
+    monkeypatch.setenv("TOKENREDUCE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "80")
 
 

@@ -54,12 +54,13 @@ def opening(clip: Path, cache: Cache, parts: list[str]) -> Open:
             parts.append(event.part)
 
     def open_one(path: Path = clip, preset: str = "balanced", **given: Any) -> Session:
-        more = {name: given.pop(name) for name in ("many", "model", "keep_sheet") if name in given}
+        known: dict[str, Any] = {"model": "demo", "cache": cache, "watch": note}
+        for name in ("many", "model", "keep_sheet"):
+            if name in given:
+                known[name] = given.pop(name)
         wanted: dict[str, Any] = {"frames": 12, **given}
         over = Overrides(**{name: v for name, v in wanted.items() if name != "subtitles"})
         asked = Wanted(path, preset, over, Sampling(8), given.get("subtitles"))
-        known: dict[str, Any] = {"model": "demo", "cache": cache, "watch": note}
-        known.update(more)
         return Session(asked, **known)
 
     return open_one
