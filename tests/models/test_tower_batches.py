@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16}
+SO400M: dict[str, Any] = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16}
 LAYERS = 3
 
 
@@ -22,7 +24,8 @@ def tower() -> SiglipVisionModel:
         vision_use_head=False,
         attn_implementation="sdpa",
     )
-    return SiglipVisionModel(config).eval()
+    made: SiglipVisionModel = SiglipVisionModel(config).eval()
+    return made
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 7])
