@@ -22,7 +22,6 @@ def tower() -> SiglipVisionModel:
         image_size=98,
         patch_size=14,
         vision_use_head=False,
-        attn_implementation="sdpa",
     )
     made: SiglipVisionModel = SiglipVisionModel(config).eval()
     return made
