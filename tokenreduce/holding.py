@@ -108,7 +108,14 @@ class Way:
         if self.method is None:
             raise ValueError(f"{held.tokens.count} tokens to {keep}: no method to reduce them")
         grid = Layout(1, self.one.rows, self.one.columns)
-        seen = Seen(held.tokens, held.metric, grid, evidence=held.evidence, seed=self.seed)
+        seen = Seen(
+            held.tokens,
+            held.metric,
+            grid,
+            evidence=held.evidence,
+            seed=self.seed,
+            rows=held.frame,
+        )
         left = reduced(self.method, seen, keep, self.raw)
         return replace(
             held, tokens=left.tokens, metric=left.metric, evidence=left.evidence or Evidence()
@@ -125,7 +132,11 @@ class Way:
         x, places = held.tokens.x.view(rows, length, -1), held.tokens.place.view(rows, length)
         order = torch.arange(length, device=places.device).expand(rows, length)
         run = Tokens(x, held.tokens.size.view(rows, length), order)
-        left = reduce(joining, Seen(run, x, Layout(length, 1, 1), seed=self.seed), 1)
+        # Told by both ends, as what is left of one run may be an end of the next, longer one.
+        ends = held.frame.view(rows, length)[:, [0, -1]]
+        named = (ends[:, 0] << 32) + ends[:, 1]
+        seen = Seen(run, x, Layout(length, 1, 1), seed=self.seed, rows=named)
+        left = reduce(joining, seen, 1)
         at = left.place + torch.arange(rows, device=places.device).unsqueeze(1) * length
         tokens = replace(left, place=places.gather(1, left.place))
         kept = held.rows(at.squeeze(1))

@@ -50,7 +50,7 @@ def look_inside(
     model: VideoModel, pixels: Tensor, budget: int, within: Within, layout: Layout | None = None
 ) -> Tokens:
     """Frames, uint8 (f, S, S, 3), through the tower to one row of exactly min(budget, available)
-    tokens, newlines included. within.keep is set from the budget.
+    tokens, newlines included. within.keep is set from the budget, within.frames from the layout.
 
     layout: of all their patches, along which places count; by default `patch_layout`. Raises
     SettingError below one token a frame.
@@ -63,7 +63,8 @@ def look_inside(
     done = []
     for keep, frames in groups.items():
         index = torch.tensor(frames)
-        tokens, _ = model.look_within(pixels[index], replace(within, keep=keep), frozenset())
+        own = replace(within, keep=keep, frames=tuple(frames))
+        tokens, _ = model.look_within(pixels[index], own, frozenset())
         frame = index.to(tokens.place.device).unsqueeze(1).expand_as(tokens.place)
         place = raw_places(layout, frame, tokens.place)
         done.append(replace(tokens, place=place).as_one_row())

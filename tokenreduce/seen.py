@@ -114,6 +114,8 @@ class Seen:
                attention entered layer 0; text and visual tokens can be compared by them
     seed       of the run, for methods that draw
     depth      (layer, layers): which layer of how many this site follows; (0, 1) where none
+    rows       (b,) int64, before the LLM: tells each row from all others of the video, whatever
+               batch it comes in: the number of its frame. None where there is one row, or no number
     """
 
     tokens: Tokens
@@ -125,6 +127,7 @@ class Seen:
     entered: Callable[[], Tensor] | None = None
     seed: int = 0
     depth: tuple[int, int] = (0, 1)
+    rows: Tensor | None = None
     _kept: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def once(self, name: str, make: Callable[[], T]) -> T:

@@ -82,3 +82,17 @@ def test_the_llm_answers_about_what_is_left(model: LlavaVideo) -> None:
 def test_less_than_a_token_a_frame_is_refused(model: LlavaVideo) -> None:
     with pytest.raises(SettingError, match="a budget of 6 or more"):
         look_inside(model, frames(6), 5, RANDOM)
+
+
+def test_every_frame_is_drawn_for_itself(model: LlavaVideo) -> None:
+    """20 frames in batches of 4, some with one token more: no two of them keep the same patches,
+    and each those it would keep alone."""
+    each, pixels = patch_layout(model.spec, 20).per_frame, frames(20)
+    place = look_inside(model, pixels, 20 * 9 + 10, RANDOM).place[0]
+    kept = [place[place // each == f] % each for f in range(20)]
+    kept = [own[own < 49] for own in kept]
+    assert len({tuple(own.tolist()) for own in kept}) == 20
+    for f in (6, 13, 19):
+        alone = replace(RANDOM, keep=len(kept[f]), frames=(f,))
+        tokens, _ = model.look_within(pixels[f : f + 1], alone, frozenset())
+        assert torch.equal(tokens.place[0], kept[f])

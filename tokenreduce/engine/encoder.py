@@ -89,6 +89,7 @@ def run(
     *,
     seed: int = 0,
     proportional: bool = False,
+    rows: Tensor | None = None,
 ) -> Encoded:
     """All `layers` over `hidden` (b, c + n, d), c = `classes`; the reductions act in their order.
 
@@ -97,6 +98,7 @@ def run(
     proportional  attention counts a token as often as the patches it stands for: log(size) is
                   added to the logits (ToMe, arXiv 2210.09461, equation 1). Methods see the
                   attention without that
+    rows          (b,) int64, the numbers of the frames in the video, see Seen
 
     A method sees the features that left the layer, the keys that layer had (mean over heads) as
     metric, and its attention; where it takes several rounds, the metric goes where the features
@@ -125,9 +127,8 @@ def run(
         for place, (method, keep) in enumerate(due):
             # What a second method sees is of the tokens that the first one left.
             among = attention if place == 0 else _among(attention, classes, entered, tokens)
-            tokens = reduce(
-                method, _seen(tokens, among, grid, classes, seed, (index, len(stack))), keep
-            )
+            seen = _seen(tokens, among, grid, classes, seed, (index, len(stack)))
+            tokens = reduce(method, replace(seen, rows=rows), keep)
         hidden = torch.cat([hidden[:, :classes], tokens.x.to(hidden.dtype)], dim=1)
     return Encoded(hidden, tokens, tuple(per_layer), shown, entered.bare())
 

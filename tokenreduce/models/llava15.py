@@ -31,7 +31,14 @@ from tokenreduce.models.quantize import Quantize, verify
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.models.splice import spliced
 from tokenreduce.models.tokenizer import load_tokenizer
-from tokenreduce.models.vision import Within, batches, joined, pixel_values, reduce_within
+from tokenreduce.models.vision import (
+    Within,
+    batches,
+    batches_within,
+    joined,
+    pixel_values,
+    reduce_within,
+)
 from tokenreduce.models.weights import Names, check_headers, load_weights
 from tokenreduce.seen import Evidence, Need
 from tokenreduce.tokens import Tokens
@@ -109,8 +116,8 @@ class Llava15:
         self, frames: Tensor, within: Within, needs: frozenset[Need]
     ) -> tuple[Tokens, Evidence]:
         parts = [
-            reduce_within(self.layers, self.embed(part), within, needs, self.spec)
-            for part in batches(frames, self.device)
+            reduce_within(self.layers, self.embed(part), own, needs, self.spec)
+            for part, own in batches_within(frames, within, self.device)
         ]
         tokens = [left.with_x(self.project(left.x)) for left, _ in parts]
         return joined(tokens), Evidence.cat([shown for _, shown in parts])

@@ -33,7 +33,14 @@ from tokenreduce.models.quantize import Quantize, verify
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.models.splice import spliced
 from tokenreduce.models.tokenizer import load_tokenizer
-from tokenreduce.models.vision import Within, batches, joined, pixel_values, reduce_within
+from tokenreduce.models.vision import (
+    Within,
+    batches,
+    batches_within,
+    joined,
+    pixel_values,
+    reduce_within,
+)
 from tokenreduce.models.weights import Names, check_headers, load_weights
 from tokenreduce.seen import Evidence, Need
 from tokenreduce.tokens import Tokens
@@ -129,10 +136,10 @@ class LlavaVideo:
     ) -> tuple[Tokens, Evidence]:
         tower = self.host.model.vision_tower
         parts = []
-        for part in batches(frames, self.device):
+        for part, own in batches_within(frames, within, self.device):
             pixels = pixel_values(part.to(self.device), self.spec).to(self.dtype)
             hidden = tower.embeddings(pixels)
-            parts.append(reduce_within(tower.encoder.layers, hidden, within, needs, self.spec))
+            parts.append(reduce_within(tower.encoder.layers, hidden, own, needs, self.spec))
         tokens = joined([left.with_x(self.project(left.x)) for left, _ in parts])
         return tokens, Evidence.cat([shown for _, shown in parts])
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,7 @@ class Within:
 
     schedule      its shape alone counts, see `engine.encoder.ToCount`
     proportional  attention counts merged tokens by their size, as ToMe does
+    frames        numbers in the video of the frames that are given; none: from 0 on
     """
 
     method: Method
@@ -60,6 +61,19 @@ class Within:
     keep: int
     seed: int = 0
     proportional: bool = False
+    frames: tuple[int, ...] = ()
+
+
+def batches_within(
+    frames: Tensor, within: Within, device: torch.device
+) -> Iterator[tuple[Tensor, Within]]:
+    """`batches`, each with `within` of its own frames."""
+    numbers = within.frames or tuple(range(frames.shape[0]))
+    start = 0
+    for part in batches(frames, device):
+        stop = start + part.shape[0]
+        yield part, replace(within, frames=numbers[start:stop])
+        start = stop
 
 
 def reduce_within(
@@ -85,6 +99,7 @@ def reduce_within(
         attention_of,
         seed=within.seed,
         proportional=within.proportional,
+        rows=torch.tensor(within.frames or range(hidden.shape[0])),
     )
     if not needs:
         return out.tokens, Evidence()
