@@ -112,10 +112,13 @@ class DriftMerge:
                 first = i + 1
 
     def work(self, sizes: Sizes, keep: int) -> Cost:
-        """Of one round, as if every frame still held as many tokens as any other."""
+        """Of one round, as if every frame still held as many tokens as any other; a block of
+        frames is compared with itself and the frames in reach of its first."""
         frames, metric = max(1, sizes.frames), sizes.metric or sizes.channels
-        back = min(self.back, frames - 1)
-        reach = 1 + back - back * (back + 1) / (2 * frames)  # the first frames look back less
-        pairs = int(sizes.n / 2 * sizes.n / frames / 2 * reach)
+        each = sizes.n / frames
+        group = max(1, int(_BLOCK / each))
+        blocks = ((first, min(group, frames - first)) for first in range(0, frames, group))
+        reach = sum(own * (own + min(self.back, first)) for first, own in blocks)
+        pairs = int(reach * each / 2 * each / 2)
         moved = (sizes.n + keep) * sizes.channels
         return Cost(2 * pairs * metric, 3 * sizes.n * metric + moved) * sizes.rows
