@@ -39,7 +39,15 @@ def before_llm(
     head_width = vision.width // vision.heads
     n, metric = layout.rows * layout.columns, head_width if "keys" in method.needs else text.width
     # No attention of this site's own, so length 0: what the encoder showed is in `cost`.
-    whole = Sizes(layout.frames, n, text.width, metric, vision.heads, head_width)
+    whole = Sizes(
+        layout.frames,
+        n,
+        text.width,
+        metric,
+        vision.heads,
+        head_width,
+        has_class=vision.classes > 0,
+    )
     shares = allot(layout, budget, rule).shares
     if site == "clip":
         kept = sum(share.features for share in shares)

@@ -37,6 +37,7 @@ class Sizes:
     heads    of the attention it may read, each of head_width; length: all its positions, 0 after
              the encoder, where no layer attends and what it showed is counted by itself
     frames   that the n are of, where a row is a clip
+    has_class  after the encoder: it has a class token, which its attention was looked at for
     """
 
     rows: int
@@ -47,6 +48,7 @@ class Sizes:
     head_width: int = 0
     length: int = 0
     frames: int = 1
+    has_class: bool = False
 
     @property
     def text(self) -> int:

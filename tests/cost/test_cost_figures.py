@@ -10,8 +10,12 @@ from fractions import Fraction
 import pytest
 
 from tokenreduce import cost
+from tokenreduce.engine.types import Prune
+from tokenreduce.errors import SettingError
+from tokenreduce.methods.ficoco_l import FiCoCoL
 from tokenreduce.models.spec import ModelSpec, TextSpec, VisionSpec
-from tokenreduce.schedule import Full, Once, Ramp, Schedule
+from tokenreduce.schedule import Full, Ramp, Schedule
+from tokenreduce.solving import eased
 from tokenreduce.work import Cost
 
 QWEN2_7B = TextSpec(28, 3584, 18944, 28, 4, 128, 152064, 32768)
@@ -120,6 +124,22 @@ def test_ficoco_s_82_4_percent_is_of_rounded_figures() -> None:
     assert 1 - reduced / whole == pytest.approx(0.818, abs=5e-4)
 
 
+def in_llm(wanted: int) -> tuple[int, ...]:
+    """Visual tokens each layer attends to by FiCoCo-L's own schedule, eased to a mean."""
+    assert FiCoCoL.usual is not None
+    (prune,) = eased([Prune(FiCoCoL(), FiCoCoL.usual)], wanted, 32, 576)
+    return cost.acting(prune.schedule, 32, 576)
+
+
+@pytest.mark.parametrize(("figure", "visual"), [(3.298, 192), (2.454, 128)])
+def test_ficoco_l_costs_what_the_same_mean_costs(figure: float, visual: int) -> None:
+    """1 % more, for the square of more tokens in the first layers."""
+    acting = in_llm(visual)
+    assert acting[:5] == (*(576,) * 4, acting[4])
+    assert acting[4] < 576
+    assert figure < ficoco(acting) < 1.0105 * figure
+
+
 def test_ficoco_l_cannot_reach_1_5_t_from_the_fourth_layer_on() -> None:
     """The floor given for it, 1.58 T, is reached if all visual tokens leave between attention and
     MLP of the 4th of 32 layers (assumed: no published line says where in the layer): three whole
@@ -129,10 +149,12 @@ def test_ficoco_l_cannot_reach_1_5_t_from_the_fourth_layer_on() -> None:
     floor = ficoco([576] * 3 + [0] * 29) + tera(fourth)
     floor -= tera(cost.layer_cost(VICUNA_7B, 60, cost.VICUNA_POINTWISE))  # it stands for the 4th
     assert floor == near("1.58")
-    acting = cost.acting(Once(Fraction(3, 32), Fraction(0)), 32, 576)
+    acting = in_llm(72)
     assert acting == (576,) * 4 + (0,) * 28
     assert ficoco(acting) == near("1.74")
     assert ficoco([58] * 32) < floor < ficoco(acting)
+    with pytest.raises(SettingError, match="leaves at least 72 a layer"):
+        in_llm(71)
 
 
 @pytest.mark.parametrize("tokens", [60, 636])

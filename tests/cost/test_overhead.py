@@ -14,6 +14,7 @@ from tokenreduce.importance import importance
 from tokenreduce.methods.aim_merge import AimMerge
 from tokenreduce.methods.aim_prune import AimPrune
 from tokenreduce.methods.controls import Random
+from tokenreduce.methods.ficoco_v import FiCoCoV
 from tokenreduce.models.spec import TextSpec, VisionSpec
 from tokenreduce.paradigm import Method
 from tokenreduce.reducer import Reducer
@@ -112,3 +113,13 @@ def _reduce(layout: Layout, budget: int, method: Method, features: Tensor, newli
     )
     reducer.add(features)
     assert reducer.finish().count == budget
+
+
+@pytest.mark.parametrize("classes", [0, 1])
+def test_keys_are_compared_only_where_there_is_no_class_token(classes: int) -> None:
+    """By FiCoCo-V on 4 frames of 16 patches whose keys, mean over heads, have 16 channels."""
+    vision = VisionSpec(2, 32, 64, 2, 32, 8, classes=classes)
+    layout = Layout(4, 4, 4)
+    own = overhead.before_llm(FiCoCoV(), (vision, SMALL), layout, 4 * 9).matmul
+    own -= 4 * overhead.shown(FiCoCoV(), vision).matmul
+    assert own == (0 if classes else 4 * 2 * 16 * 16)

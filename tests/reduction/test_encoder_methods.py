@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from math import sqrt
 from pathlib import Path
@@ -296,8 +297,17 @@ def test_visionzip_equals_the_slow_form(n: int, keep: int, anchor_in_mean: bool)
 # FiCoCo-V
 
 
-def slow_ficoco(seen: Seen, row: int, keep: int, method: FiCoCoV) -> dict[int, tuple[Tensor, Any]]:
-    """The equations of arXiv 2411.17686, token by token: place to (features, size)."""
+def slow_ficoco(
+    seen: Seen,
+    row: int,
+    keep: int,
+    *,
+    share: float = 0.35,
+    quantile: float = 0.998,
+    window: int = 2,
+) -> dict[int, tuple[Tensor, Any]]:
+    """The equations of arXiv 2411.17686 with the paper's lambda, epsilon and W, token by token:
+    place to (features, size)."""
     n = seen.tokens.count
     attention = seen.patch_attention[row].double()
     x, size = seen.tokens.x[row].double(), seen.tokens.size[row].tolist()
@@ -313,13 +323,12 @@ def slow_ficoco(seen: Seen, row: int, keep: int, method: FiCoCoV) -> dict[int, t
         length = sqrt(sum(v * v for v in values))
         return [v / length for v in values]
 
-    share = method.balance
     pairs = zip(scaled(received), scaled(semantic), strict=True)
     score = [share * v - (1 - share) * s for v, s in pairs]
     windows: dict[tuple[int, int], list[int]] = {}
     for i, place in enumerate(seen.tokens.place[row].tolist()):
         at = divmod(place, seen.grid.columns)
-        windows.setdefault((at[0] // method.window, at[1] // method.window), []).append(i)
+        windows.setdefault((at[0] // window, at[1] // window), []).append(i)
     for members in windows.values():
         top = max(members, key=lambda i: (score[i], -i))
         score[top] *= 2 if score[top] > 0 else 0.5
@@ -329,7 +338,7 @@ def slow_ficoco(seen: Seen, row: int, keep: int, method: FiCoCoV) -> dict[int, t
     weight, sizes = dict.fromkeys(kept, 1.0), {j: size[j] for j in kept}
     for i in gone:
         row_of = torch.stack([attention[i, j] for j in kept])
-        cut = torch.quantile(row_of, method.quantile)
+        cut = torch.quantile(row_of, quantile)
         best = [j for j in kept if attention[i, j] >= cut]
         whole = sum(float(attention[i, j]) for j in best)
         for j in best:
@@ -360,13 +369,41 @@ def test_ficoco_equals_the_slow_form(
     rows: int, columns: int, keep: int, quantile: float, gone: int, has_class: bool
 ) -> None:
     seen = ficoco_seen(rows, columns, has_class=has_class, gone=gone)
-    method = FiCoCoV(quantile=quantile)
-    ours = reduce(method, seen, keep)
+    ours = reduce(FiCoCoV(quantile=quantile), seen, keep)
     for row in range(2):
-        want = slow_ficoco(seen, row, keep, method)
+        want = slow_ficoco(seen, row, keep, quantile=quantile)
         assert ours.place[row].tolist() == list(want)
         close(ours.x[row], torch.stack([x for x, _ in want.values()]))
         close(ours.size[row], torch.tensor([size for _, size in want.values()]))
+
+
+@pytest.mark.parametrize("has_class", [False, True])
+@pytest.mark.parametrize(("share", "window"), [(0.35, 2), (0.8, 3), (0.0, 1), (1.0, 4)])
+def test_ficoco_s_numbers_are_what_they_say(share: float, window: int, has_class: bool) -> None:
+    """And the paper's by default: of 510 kept, each of the 10 others goes to two."""
+    seen = ficoco_seen(21, 26, has_class=has_class, gone=26)
+    method = FiCoCoV() if share == 0.35 else FiCoCoV(share, window=window)
+    ours = reduce(method, seen, 510)
+    want = slow_ficoco(seen, 0, 510, share=share, window=window)
+    assert ours.place[0].tolist() == list(want)
+    close(ours.x[0], torch.stack([x for x, _ in want.values()]))
+
+
+@pytest.mark.parametrize("depth", [23, 24])
+def test_ficoco_starts_at_the_12th_layer(depth: int) -> None:
+    """CLIP has 24 layers, LLaVA-1.5 uses the output of the 23rd. There the steps are equal."""
+    assert FiCoCoV.usual is not None
+    left = [FiCoCoV.usual.kept(layer, depth, 576) for layer in range(depth)]
+    assert left[10:12] == [576, 540 if depth == 23 else 558]
+    steps = [a - b for a, b in pairwise(left[10:])]
+    assert left[-1] == 144
+    assert all(step in ((36,) if depth == 23 else (18, 34, 35)) for step in steps)
+
+
+def test_ficoco_looks_at_the_keys_only_where_there_is_no_class_token() -> None:
+    sizes = Sizes(2, 100, 16, 8, 4, 8)
+    assert FiCoCoV().work(replace(sizes, has_class=True), 40).matmul == 0
+    assert FiCoCoV().work(sizes, 40).matmul == 2 * 2 * 100 * 8
 
 
 def test_ficoco_reads_the_same_inside_the_encoder() -> None:
@@ -382,7 +419,7 @@ def test_ficoco_reads_the_same_inside_the_encoder() -> None:
     )
     after = Seen(Tokens.fresh(x), metric, Layout(1, 4, 4), evidence=evidence)
     for row in range(2):
-        want = slow_ficoco(after, row, 6, FiCoCoV())
+        want = slow_ficoco(after, row, 6)
         assert ours.place[row].tolist() == list(want)
         close(ours.x[row], torch.stack([value for value, _ in want.values()]))
 

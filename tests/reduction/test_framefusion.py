@@ -17,6 +17,7 @@ from tokenreduce.budget import Layout
 from tokenreduce.methods.framefusion import FrameFusion, similarities
 from tokenreduce.paradigm import reduce
 from tokenreduce.seen import Seen
+from tokenreduce.solving import per_layer
 from tokenreduce.tokens import Attention, Tokens
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "framefusion"
@@ -87,6 +88,14 @@ def test_the_threshold_inside_the_llm(case: str, call: int) -> None:
     assert torch.equal(fewer.place[0], merged.place[0, found])
     assert torch.equal(fewer.x[0], merged.x[0, found])
     assert torch.equal(fewer.size[0], merged.size[0, found])  # pruned roots took theirs along
+
+
+def test_the_usual_schedule_is_a_cost_of_three_tenths() -> None:
+    """On 28 layers: three see all, and the mean over all is .3 of the tokens."""
+    assert FrameFusion.usual is not None
+    seen_by = per_layer([FrameFusion.usual], 28, 125 * 28)
+    assert seen_by == (3500,) * 3 + (756,) * 25
+    assert sum(seen_by) == 28 * 0.3 * 3500
 
 
 def clip(frames: int, rows: int, columns: int, seed: int = 0) -> Seen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ def test_usual_schedules_are_the_papers() -> None:
         assert [fastv.kept(layer, depth, 575) for layer in range(4)] == [575, 287, 287, 287]
     left = [stages.kept(layer, 32, 577) for layer in (7, 8, 15, 16, 23, 24)]
     assert left == [577, 288, 288, 144, 144, 72]
+
+
+def test_ficoco_l_starts_at_the_fourth_layer() -> None:
+    """Of 32 (arXiv 2411.17686), and goes on in equal steps to the last."""
+    usual = FiCoCoL.usual
+    assert usual is not None
+    left = [usual.kept(layer, 32, 29 * 16) for layer in range(32)]
+    assert left[:5] == [464, 464, 464, 452, 440]
+    assert {a - b for a, b in pairwise(left[2:])} == {12}
+    assert left[-1] == 29 * 4
 
 
 def sparse_case(case: str) -> tuple[dict[str, Tensor], Seen]:
@@ -156,12 +167,12 @@ def test_sparsevlm_counts_of_the_paper() -> None:
 def test_all_text_after_the_image_rates_where_embeddings_are_unknown_or_alike() -> None:
     data, before = sparse_case("small")
     bare = seen(data["x"], data["visual"], data["q"], data["k"])
-    alike = torch.ones(data["q"].shape[2], 3)
     every = list(range(int(data["visual"][-1]) + 1, data["q"].shape[2]))
     assert raters(bare).tolist() == every
-    same = seen(data["x"], data["visual"], data["q"], data["k"], entered=lambda: alike)
-    assert raters(same).shape[0] >= 1
     assert len(raters(before)) < len(every)
+    four = drawn(20, 3, 4, seed=2)  # of four alike each has exactly the mean
+    same = replace(four, entered=lambda: torch.ones(27, 3))
+    assert raters(same).tolist() == [23, 24, 25, 26]
 
 
 def test_a_cluster_is_a_mean_that_does_not_ask_what_merged_before() -> None:

@@ -35,19 +35,20 @@ class FiCoCoL:
     direct    gamma, the share of the attention between two tokens, against that through text
     quantile  epsilon; by top-k, floor((1 - epsilon) (m - 1)) + 1 targets among m kept
 
-    Usual schedule: equal steps from the 4th of 32 layers on. Causality makes entries of the printed
-    equations zero, so: attention of visual tokens is the mean of a column over all of them, those
-    before it as 0 (the mean of a row tells nothing); attention between text and image is that of
-    text, of all that comes after the first visual token; attention between two visual tokens is
-    that of the later one. No local penalty. Official code: no division by 1 plus the weights, the
-    first 576 positions taken for the image, positions packed anew; none of it followed.
+    Usual schedule: equal steps; the 4th of 32 layers is the first that tokens leave. Causality
+    makes entries of the printed equations zero, so: attention of visual tokens is the mean of a
+    column over all of them, those before it as 0 (the mean of a row tells nothing); attention
+    between text and image is that of text, of all that comes after the first visual token;
+    attention between two visual tokens is that of the later one. No local penalty. Official code:
+    no division by 1 plus the weights, the first 576 positions taken for the image, positions packed
+    anew; none of it followed.
 
     No n x n tensor: rows of what is discarded, a block at a time and head by head; one prompt.
     """
 
     sites: ClassVar[frozenset[Site]] = frozenset({"llm"})
     needs: ClassVar[frozenset[Need]] = frozenset()
-    usual: ClassVar[Schedule | None] = Even(Fraction(1, 8), Fraction(1))
+    usual: ClassVar[Schedule | None] = Even(Fraction(3, 32), Fraction(1))
     rounds = staticmethod(once)
     compress = staticmethod(self_preserving)
     balance: float = 0.6

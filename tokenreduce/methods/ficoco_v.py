@@ -38,14 +38,15 @@ class FiCoCoV:
 
     Attention received is the mean of a column; the mean of a row, as the paper prints it, is the
     same number for every patch. On LLaVA-Video the site is the pooled grid after the encoder, since
-    its pooling needs whole frames. Official code: one map of scores for all images, merge targets
-    of the order before and places of the order after, 576 patches and batches of 1; none of it
-    followed.
+    its pooling needs whole frames. Usual schedule: equal steps; the 12th layer is the first that
+    tokens leave, of the 23 of CLIP's 24 that LLaVA-1.5 uses. Official code: one map of scores for
+    all images, merge targets of the order before and places of the order after, 576 patches and
+    batches of 1; none of it followed.
     """
 
     sites: ClassVar[frozenset[Site]] = frozenset({"encoder", "frames"})
     needs: ClassVar[frozenset[Need]] = frozenset({"salience", "keys", "attention"})
-    usual: ClassVar[Schedule | None] = Even(Fraction(1, 2), Fraction(1))
+    usual: ClassVar[Schedule | None] = Even(Fraction(11, 23), Fraction(1))
     rounds = staticmethod(once)
     compress = staticmethod(self_preserving)
     balance: float = 0.35
@@ -90,7 +91,7 @@ class FiCoCoV:
         n, targets = sizes.n, targets_of_quantile(self.quantile, max(1, keep))
         moved = 2 * ((n - keep) * targets + keep) * sizes.channels
         own = Cost(0, n * n + moved)
-        if sizes.text <= 0:
+        if not sizes.has_class and sizes.text <= 0:
             own += Cost(2 * n * sizes.head_width, 4 * n * sizes.heads * sizes.head_width)
         return attending(sizes, sizes.length) + own * sizes.rows
 
