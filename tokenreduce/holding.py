@@ -125,7 +125,8 @@ class Way:
         """rows * length frames of one token each to `rows` tokens, one for each run of frames.
 
         By the method, if positions, features or chance are all it looks at; else adjacent frames
-        merge, for what the encoder showed of one frame says nothing about its neighbour.
+        merge, for what the encoder showed of one frame says nothing about its neighbour. What was
+        merged stands where the first of its frames stood.
         """
         needs = self.method is None or self.method.needs
         joining = AimMerge() if needs or self.method is None else self.method
@@ -137,8 +138,10 @@ class Way:
         named = (ends[:, 0] << 32) + ends[:, 1]
         seen = Seen(run, x, Layout(length, 1, 1), seed=self.seed, rows=named)
         left = reduce(joining, seen, 1)
-        at = left.place + torch.arange(rows, device=places.device).unsqueeze(1) * length
-        tokens = replace(left, place=places.gather(1, left.place))
+        merged = left.size > run.size.gather(1, left.place)
+        first = left.place.masked_fill(merged, 0)
+        at = first + torch.arange(rows, device=places.device).unsqueeze(1) * length
+        tokens = replace(left, place=places.gather(1, first))
         kept = held.rows(at.squeeze(1))
         return Held(tokens, tokens.x, kept.evidence, kept.frame)
 

@@ -145,6 +145,17 @@ def test_early_and_late_frames_fare_alike() -> None:
     assert 0.8 < float(first / last) < 1.25
 
 
+def test_runs_of_frames_merge_into_their_first() -> None:
+    """32 frames of one cell to 4 tokens: each stands where its run begins."""
+    x = torch.randn(32, 1, CHANNELS, generator=torch.Generator().manual_seed(3))
+    for name, resident in (("aim-merge", 10**6), ("aim-merge", 1), ("tome", 1)):
+        reducer = Reducer(Layout(1, 1, 1), 4, METHODS[name](), None, resident=resident)
+        reducer.add(x)
+        tokens = reducer.finish()
+        assert tokens.place.tolist() == [[0, 8, 16, 24]]
+        assert tokens.size.tolist() == [[8.0] * 4]
+
+
 def test_a_late_budget_is_at_most_the_announced_one() -> None:
     reducer = Reducer(Layout(1, SIDE, SIDE), 50, METHODS["aim-merge"](), None)
     reducer.add(features(10))
