@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING, Annotated, Any
+import shutil
+import sys
+from typing import Annotated, Any
 
 import typer
 
-from tokenreduce.errors import InputError
+from tokenreduce.compared import Comparison, Refused, Row
+from tokenreduce.errors import InputError, SettingError
 
 from . import options as o
 from . import render
 from .ask import calm_libraries
-from .cost import quantity
 from .question import parted, read_question
 from .watch import Watch
 
-if TYPE_CHECKING:
-    from tokenreduce.compare import Comparison
-
-_HEAD = ("setting", "same", "in", "mean", "prefill", "s", "MiB", "answer")
+_HEAD = ("setting", "same", "in", "mean", "TFLOP", "LLM", "s", "MiB", "answer")
+_ANSWER = 20  # columns that an answer needs at least
+_COLUMNS = (
+    "setting",
+    "same_as_full",
+    "visual_tokens",
+    "mean_visual_tokens",
+    "prefill_flop",
+    "seconds",
+    "peak_mib",
+    "answer",
+    "flop",
+    "refused",
+)
+_NOTE = "TFLOP and s: with the vision tower, as if alone; LLM: without"
 
 
 def compare(
@@ -81,9 +94,13 @@ def compare(
 
     A video is decoded and encoded once for all settings that look at the same frames; those that
     reduce inside the vision encoder encode by themselves. "same" says whether the answer is that
-    of the unreduced model on the same frames or pictures.
+    of the unreduced model on the same frames or pictures. A setting that cannot be is refused in
+    its row, and the others go on.
     """
     import os
+
+    if as_json and as_csv:
+        raise SettingError("--json and --csv both say what is written to stdout: give one of them")
 
     from .kinds import Whole
     from .settings import read_flag, resolve
@@ -138,48 +155,77 @@ def _split(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
-def _cells(found: Comparison, *, exact: bool = False) -> list[tuple[str, ...]]:
-    """exact: FLOPs as a plain number."""
-    rows: list[tuple[str, ...]] = []
-    for row in found.rows:
-        answer, peak = row.answer, row.peak_bytes
-        spent = answer.flops.llm + answer.flops.overhead
-        rows.append(
-            (
-                row.label,
-                "-" if row.same is None else "yes" if row.same else "no",
-                f"{answer.tokens.merged}",
-                f"{answer.tokens.mean_per_layer:.1f}",
-                f"{spent:.0f}" if exact else quantity(spent, "FLOP"),
-                f"{row.seconds:.3f}",
-                "-" if peak is None else f"{peak / 2**20:.0f}",
-                answer.answer,
-            )
-        )
-    return rows
-
-
 def _table(found: Comparison) -> None:
-    render.columns([_HEAD, *_cells(found)])
+    rows = [_HEAD, *(_cells(one) for one in found.settings)]
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    if sys.stdout.isatty() and sum(widths[:-1]) + _ANSWER > shutil.get_terminal_size().columns:
+        _stacked(rows, widths)
+    else:
+        render.columns(rows)
     shared = ", ".join(f"{name} {spent:.2f}" for name, spent in found.shared_seconds.items())
     render.line()
-    render.line(f"once for all, in seconds: {shared}")
+    render.columns([(f"once for all, in seconds: {shared}",)])
+    render.columns([(_NOTE,)])
+
+
+def _stacked(rows: list[tuple[str, ...]], widths: list[int]) -> None:
+    """For a narrow terminal: the answer beside the setting, and the numbers below."""
+    for number, (label, *figures, answer) in enumerate(rows):
+        if number:
+            render.columns([(f"{label}:", answer)])
+        if any(figure != "-" for figure in figures):
+            cells = [f"{one:<{width}}" for one, width in zip(figures, widths[1:-1], strict=True)]
+            render.line(f"  {''.join(cells)}".rstrip())
+
+
+def _cells(one: Row | Refused) -> tuple[str, ...]:
+    if isinstance(one, Refused):
+        return (one.label, *["-"] * (len(_HEAD) - 2), f"refused: {one.why}")
+    return (
+        one.label,
+        _same(one),
+        f"{one.answer.tokens.merged}",
+        f"{one.answer.tokens.mean_per_layer:.1f}",
+        _tera(one.flops),
+        _tera(one.llm_flops),
+        f"{one.seconds:.3f}",
+        _mebibytes(one),
+        one.answer.answer,
+    )
 
 
 def _csv(found: Comparison) -> None:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        (
-            "setting",
-            "same_as_full",
-            "visual_tokens",
-            "mean_visual_tokens",
-            "prefill_flop",
-            "seconds",
-            "peak_mib",
-            "answer",
+    writer = csv.DictWriter(text, _COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for one in found.settings:
+        if isinstance(one, Refused):
+            writer.writerow({"setting": one.label, "refused": one.why})
+            continue
+        writer.writerow(
+            {
+                "setting": one.label,
+                "same_as_full": _same(one),
+                "visual_tokens": one.answer.tokens.merged,
+                "mean_visual_tokens": f"{one.answer.tokens.mean_per_layer:.1f}",
+                "prefill_flop": f"{one.llm_flops:.0f}",
+                "seconds": f"{one.seconds:.3f}",
+                "peak_mib": _mebibytes(one),
+                "answer": one.answer.answer,
+                "flop": f"{one.flops:.0f}",
+            }
         )
-    )
-    writer.writerows(_cells(found, exact=True))
     render.raw(text.getvalue())
+
+
+def _same(row: Row) -> str:
+    return "-" if row.same is None else "yes" if row.same else "no"
+
+
+def _mebibytes(row: Row) -> str:
+    return "-" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.0f}"
+
+
+def _tera(flops: float) -> str:
+    """In TFLOP, three figures."""
+    return f"{flops / 1e12:.0f}" if flops >= 99.95e12 else f"{flops / 1e12:#.3g}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from tokenreduce.events import Part
 
 from . import render
-from .safe import draws_unicode
+from .safe import draws_unicode, escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +26,10 @@ class Progress(Protocol):
     def advance(self, part: Part, done: int) -> None: ...
 
     def end(self, part: Part) -> None: ...
+
+    def setting(self, label: str, number: int, of: int) -> None:
+        """Of several settings, this one is being answered now."""
+        ...
 
     def warn(self, message: str) -> None:
         """Shows a warning at once, without harm to what is being drawn."""
@@ -66,6 +70,8 @@ class Silence:
 
     def end(self, part: Part) -> None: ...
 
+    def setting(self, label: str, number: int, of: int) -> None: ...
+
     def warn(self, message: str) -> None: ...
 
     def close(self) -> None: ...
@@ -80,6 +86,9 @@ class Lines:
     def advance(self, part: Part, done: int) -> None: ...
 
     def end(self, part: Part) -> None: ...
+
+    def setting(self, label: str, number: int, of: int) -> None:
+        render.show(f"setting {number:,} of {of:,}: {escaped(label)}")
 
     def warn(self, message: str) -> None:
         render.warning(message)
@@ -113,6 +122,7 @@ class Bars:
         )
         self._console = console
         self._tasks: dict[Part, tuple[TaskID, int | None]] = {}
+        self._setting: TaskID | None = None
 
     def begin(self, part: Part, total: int | None) -> None:
         if part == "load":
@@ -134,6 +144,13 @@ class Bars:
         if part in self._tasks:
             task, _ = self._tasks[part]
             self._live.update(task, total=1, completed=1)
+
+    def setting(self, label: str, number: int, of: int) -> None:
+        self._live.start()
+        count = f"{number:,}/{of:,}  {escaped(label)}"
+        if self._setting is None:
+            self._setting = self._live.add_task("setting", total=of, count=count)
+        self._live.update(self._setting, completed=number - 1, count=count)
 
     def warn(self, message: str) -> None:
         self._console.print(render.labelled("warning", "yellow", message), soft_wrap=True)

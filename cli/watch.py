@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from tokenreduce.events import Advanced, Event, Finished, Started, Text, Warned
+from tokenreduce.events import Advanced, Event, Finished, Setting, Started, Text, Warned
 from tokenreduce.result import Answer
 
 from . import render
@@ -49,6 +49,8 @@ class Watch:
                 self._progress.end(part)
             case Text(piece):
                 self._text(piece)
+            case Setting(label, number, of):
+                self._progress.setting(label, number, of)
             case Warned(message):
                 self._warn(message)
 

@@ -7,21 +7,32 @@ the vision tower shares the decoding alone. No frame is skipped as a duplicate. 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 from tokenreduce import memory
+from tokenreduce.cells import (
+    Cell,
+    fitting,
+    left_out,
+    refusal,
+    settled,
+    sieve,
+    something_left,
+    wanted,
+    with_references,
+)
 from tokenreduce.clock import Clock
-from tokenreduce.errors import SettingError
-from tokenreduce.events import Watcher, ignore
+from tokenreduce.compared import Comparison, Refused, Row
+from tokenreduce.errors import CapacityError, SettingError, TokenReduceError
+from tokenreduce.events import Setting, Watcher, ignore
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.models.load import check, load, read_spec
 from tokenreduce.models.spec import ModelSpec
-from tokenreduce.plan import Overrides, Plan, check_context, check_question, of_video, settle
-from tokenreduce.preset import Preset, load_preset
-from tokenreduce.replying import reply
+from tokenreduce.plan import Plan, check_question, of_video
+from tokenreduce.preset import Preset
+from tokenreduce.replying import foreseen, reply
 from tokenreduce.result import Answer
 from tokenreduce.subject import FilePath, Stills, Subject, probed, read_stills, told_apart
 from tokenreduce.video.decoder import Decoder
@@ -29,64 +40,9 @@ from tokenreduce.video.inputs import shown
 from tokenreduce.video.types import Limits
 from tokenreduce.viewing import Encoded, look, merge
 
-FULL = "full"
-_TOO_SMALL = (
-    "the device's memory does not suffice to compare with the unreduced model: give fewer --frames"
-)
+__all__ = ["Comparison", "Refused", "Row", "compare"]
 
-
-@dataclass(frozen=True)
-class Row:
-    """One setting. same: its answer is that of the unreduced model on the same frames; None where
-    that one does not fit the context window. peak_bytes: most memory of the device, or of the
-    host where there is none, while it was reduced and answered; None where nobody tells."""
-
-    label: str
-    answer: Answer
-    same: bool | None
-    peak_bytes: int | None
-
-    @property
-    def seconds(self) -> float:
-        """Reducing, reading and answering, and the vision tower where it reduces inside; what is
-        shared is left out."""
-        spent = self.answer.seconds
-        return spent.encode + spent.reduce + spent.prefill + spent.generate
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """shared_seconds: load, decode and encode, paid once for all rows."""
-
-    rows: tuple[Row, ...]
-    shared_seconds: dict[str, float]
-    warnings: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain object: rows as `ask --json` prints an answer, with what compares them."""
-        rows = [
-            {
-                "label": row.label,
-                "same_as_full": row.same,
-                "mean_visual_tokens": row.answer.tokens.mean_per_layer,
-                "seconds_alone": row.seconds,
-                "peak_bytes": row.peak_bytes,
-                **row.answer.to_json(),
-            }
-            for row in self.rows
-        ]
-        return asdict(replace(self, rows=())) | {"rows": rows, "warnings": list(self.warnings)}
-
-
-@dataclass(frozen=True)
-class _Setting:
-    label: str
-    plan: Plan
-
-    @property
-    def frames(self) -> tuple[object, ...]:
-        """Settings that agree in this look at the same frames."""
-        return self.plan.looks_at
+_TOO_SMALL = "the device's memory does not suffice for it: give fewer --frames"
 
 
 def compare(
@@ -113,103 +69,47 @@ def compare(
 
     methods act on the frames of `preset` (or `frames`), so they are alike but for the method;
     without a budget each keeps the preset's share. The first row of each set of frames is the
-    unreduced model, where it fits. Raises what `answer` raises, before the video is decoded.
+    unreduced model, where it fits. A setting that cannot be, such as a mean budget below what its
+    method can reach, is Refused and the others go on. Raises what `answer` raises, before the video
+    is decoded where that can be told, and a refusal where every setting is refused.
     """
     asked, files = check_question(question), told_apart(path)
     spec = read_spec(model, revision=revision) if isinstance(model, str) else model.spec
     sampling = Sampling(max_new_tokens, 0.0, seed)
-    wanted = [
-        *((_name(p), _loaded(p), _plain(frames)) for p in presets),
-        *_grid(_loaded(preset), methods, mean_budgets, budgets, frames),
-    ]
-    if not wanted:
-        raise SettingError("nothing to compare: give --presets, --methods, or both")
+    every = wanted(spec, presets, methods, mean_budgets, budgets, preset, frames)
     clock = Clock(watch)
     stills = read_stills(files, spec, clock) if files.pictures else None
     laid = stills.layouts(spec) if stills else ()
-    settings = [_Setting(label, settle(p, spec, over, sampling, laid)) for label, p, over in wanted]
-    settings = _with_references(settings, spec, sampling, clock)
+    cells = with_references([settled(one, spec, sampling, laid) for one in every])
+    cells = sieve(cells, lambda plan: fitting(plan, spec, 0), clock)
     if stills and frames is not None:
         clock.warn("--frames: only for videos, of no effect on pictures")
     if isinstance(model, str):
         check(model, revision)
     with Decoder(limits or Limits()) as child:
         subject = stills or probed(files, child, clock)
-        settings = [_Setting(s.label, _known(s.plan, spec, subject)) for s in settings]
-        loaded = model
-        if isinstance(loaded, str):
+        cells = sieve(cells, lambda plan: fitting(_known(plan, spec, subject), spec, 0), clock)
+        if isinstance(model, str):
             with clock.part("load"):
                 loaded = load(
-                    loaded,
+                    model,
                     revision=revision,
                     device=device,
                     dtype=dtype,
                     quantize=quantize,
                     on_event=watch,
                 )
-        for setting in settings:
-            check_context(setting.plan, spec, loaded.text_tokens(asked, None))
-        with memory.sufficient(_TOO_SMALL):
-            rows = _rows(child, loaded, subject, settings, asked, clock)
+        else:
+            loaded = model
+        cells = sieve(
+            cells,
+            lambda plan: fitting(plan, spec, foreseen(loaded, asked, plan, subject)),
+            clock,
+        )
+        found = _Bench(child, loaded, subject, asked, clock, watch).answered(cells)
     shared = clock.seconds()
     spent = {"load": shared.load, "decode": shared.decode, "encode": shared.encode}
-    return Comparison(tuple(rows), spent, clock.warnings)
-
-
-def _grid(
-    base: Preset,
-    methods: Sequence[str],
-    mean_budgets: Sequence[int],
-    budgets: Sequence[int],
-    frames: int | None,
-) -> list[tuple[str, Preset, Overrides]]:
-    """Every method at every budget."""
-    plain = _plain(frames)
-    cells = [
-        *((f" mean {n:,}", replace(plain, mean_budget=n)) for n in mean_budgets),
-        *((f" {n:,} in", replace(plain, budget=n)) for n in budgets),
-    ] or [("", plain)]
-    return [
-        (method + text, base, replace(over, method=method))
-        for text, over in cells
-        for method in methods
-    ]
-
-
-def _plain(frames: int | None) -> Overrides:
-    """Every sampled frame is looked at, so that all settings see the same."""
-    return Overrides(frames=frames, skip_duplicates="off")
-
-
-def _with_references(
-    settings: list[_Setting], spec: ModelSpec, sampling: Sampling, clock: Clock
-) -> list[_Setting]:
-    """The same, the unreduced model before the first of each set of frames, where it fits."""
-    found: list[_Setting] = []
-    done = set()
-    order = list(dict.fromkeys(setting.frames for setting in settings))
-    for setting in sorted(settings, key=lambda setting: order.index(setting.frames)):
-        if setting.frames not in done:
-            done.add(setting.frames)
-            whole = replace(
-                setting.plan,
-                label="none",
-                preset="none",
-                budget=None,
-                mean_budget=None,
-                keep=Fraction(1),
-                merge=None,
-                within=None,
-                prunes=(),
-                sampling=sampling,
-            )
-            try:
-                check_context(whole, spec, 0)
-                found.append(_Setting(f"{FULL}, {whole.frames} {whole.what}", whole))
-            except SettingError as refused:
-                clock.warn(f"nothing to compare with at {whole.frames} {whole.what}: {refused}")
-        found.append(setting)
-    return found
+    return Comparison(tuple(found), spent, clock.warnings)
 
 
 def _known(plan: Plan, spec: ModelSpec, subject: Subject) -> Plan:
@@ -219,47 +119,95 @@ def _known(plan: Plan, spec: ModelSpec, subject: Subject) -> Plan:
     return of_video(plan, spec, probe.seconds, probe.fps, shown(probe.path))
 
 
-def _rows(
-    child: Decoder,
-    model: VideoModel,
-    subject: Subject,
-    settings: Sequence[_Setting],
-    question: str,
-    clock: Clock,
-) -> list[Row]:
-    rows: list[Row] = []
-    for _, group in groupby(settings, key=lambda setting: setting.frames):
-        alike = list(group)
-        shared = look(child, model, subject, [setting.plan for setting in alike], clock)
-        # What is set up once is not the first setting's to pay.
-        short = replace(alike[-1].plan.sampling, max_new_tokens=1)
-        _one(model, shared, replace(alike[-1].plan, sampling=short), question)
-        reference = None
-        for setting in alike:
-            answer, peak = _one(model, shared, setting.plan, question)
-            if setting.label.startswith(f"{FULL}, "):
-                reference = answer.answer
-            same = None if reference is None else answer.answer == reference
-            rows.append(Row(setting.label, answer, same, peak))
-    return rows
+@dataclass(frozen=True)
+class _Bench:
+    """What all settings have in common."""
+
+    child: Decoder
+    model: VideoModel
+    subject: Subject
+    question: str
+    clock: Clock
+    watch: Watcher
+
+    def answered(self, cells: Sequence[Cell]) -> list[Row | Refused]:
+        """Every cell but the references of nothing, in their order."""
+        found: dict[int, Row | Cell] = {i: cell for i, cell in enumerate(cells) if cell.refused}
+        going = [(i, cell.plan) for i, cell in enumerate(cells) if cell.plan and not cell.refused]
+        groups = [list(group) for _, group in groupby(going, key=lambda one: one[1].looks_at)]
+        groups = [group for group in groups if not all(cells[i].reference for i, _ in group)]
+        of, number = sum(map(len, groups)), 0
+        for group in groups:
+            encoded, tower_seconds = self._seen([plan for _, plan in group])
+            reference: str | None = None
+            for place, (i, plan) in enumerate(group):
+                number += 1
+                self.watch(Setting(cells[i].label, number, of))
+                if place == 0:
+                    self._warm(encoded, group[-1][1])
+                try:
+                    answer, peak = self._one(encoded, plan)
+                except (SettingError, CapacityError) as error:
+                    if cells[i].reference:
+                        left_out(plan, error, self.clock)
+                    else:
+                        found[i] = replace(cells[i], refused=refusal(error))
+                    continue
+                same = None if reference is None else answer.answer == reference
+                if cells[i].reference:
+                    reference = answer.answer
+                encode = answer.seconds.encode or tower_seconds
+                found[i] = Row(cells[i].label, answer, same, peak, encode)
+        told = _told(cells, found)
+        self._warn(told)
+        return told
+
+    def _seen(self, plans: Sequence[Plan]) -> tuple[Encoded, float]:
+        """The frames of all `plans`, and the seconds of the tower."""
+        before = self.clock.seconds().encode
+        with memory.sufficient(_TOO_SMALL):
+            encoded = look(self.child, self.model, self.subject, plans, self.clock)
+        return encoded, self.clock.seconds().encode - before
+
+    def _warm(self, encoded: Encoded, plan: Plan) -> None:
+        """What is set up once is not the first setting's to pay. What fails here fails again."""
+        short = replace(plan, sampling=replace(plan.sampling, max_new_tokens=1))
+        with suppress(SettingError, CapacityError):
+            self._one(encoded, short)
+
+    def _one(self, encoded: Encoded, plan: Plan) -> tuple[Answer, int | None]:
+        """An answer, and the peak of memory."""
+        model, own = self.model, Clock()
+        memory.reset_device_peak(model.device)
+        told = memory.reset_host_peak()
+        with memory.sufficient(_TOO_SMALL):
+            viewed = merge(model, encoded, plan, own)
+            answer = reply(model, viewed, self.question, plan, own)
+        peak = memory.device_peak_bytes(model.device)
+        if peak is None and told:
+            peak = memory.host_peak_bytes()
+        return answer, peak
+
+    def _warn(self, rows: Sequence[Row | Refused]) -> None:
+        """What answers warn of, each thing once."""
+        said: dict[str, list[str]] = {}
+        for row in rows:
+            for message in row.answer.warnings if isinstance(row, Row) else ():
+                said.setdefault(message, []).append(row.label)
+        for message, (first, *others) in said.items():
+            more = f" and {len(others)} more" if others else ""
+            self.clock.warn(f"{first}{more}: {message}")
 
 
-def _one(
-    model: VideoModel, encoded: Encoded, plan: Plan, question: str
-) -> tuple[Answer, int | None]:
-    own = Clock()
-    memory.reset_device_peak(model.device)
-    told = memory.reset_host_peak()
-    answer = reply(model, merge(model, encoded, plan, own), question, plan, own)
-    peak = memory.device_peak_bytes(model.device)
-    if peak is None and told:
-        peak = memory.host_peak_bytes()
-    return answer, peak
-
-
-def _loaded(preset: str | Preset) -> Preset:
-    return preset if isinstance(preset, Preset) else load_preset(preset)
-
-
-def _name(preset: str | Preset) -> str:
-    return preset.name if isinstance(preset, Preset) else preset
+def _told(cells: Sequence[Cell], found: dict[int, Row | Cell]) -> list[Row | Refused]:
+    """In order. Raises the first refusal where nothing but references was answered."""
+    outcome: list[tuple[str, TokenReduceError | None]] = []
+    listed: list[Row | Refused] = []
+    for i in sorted(found):
+        one = found[i]
+        error = one.refused if isinstance(one, Cell) else None
+        if not cells[i].reference:
+            outcome.append((one.label, error))
+        listed.append(Refused(one.label, str(error)) if isinstance(one, Cell) else one)
+    something_left(outcome)
+    return listed

@@ -42,13 +42,22 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """Of several settings that are compared, the one with this number, from 1, is next."""
+
+    label: str
+    number: int
+    of: int
+
+
+@dataclass(frozen=True)
 class Warned:
     """Something the user should know; also listed in the result's `warnings`."""
 
     message: str
 
 
-Event = Started | Advanced | Finished | Text | Warned
+Event = Started | Advanced | Finished | Text | Setting | Warned
 Watcher = Callable[[Event], None]
 
 

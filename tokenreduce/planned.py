@@ -5,6 +5,7 @@ How a Plan comes about stands in `tokenreduce.plan`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -15,7 +16,7 @@ from tokenreduce.models.vision import Within
 from tokenreduce.moments import Moment
 from tokenreduce.paradigm import Method
 from tokenreduce.seen import Need
-from tokenreduce.solving import eased, entering
+from tokenreduce.solving import eased, entering, mean
 from tokenreduce.video.types import DecoderName, Seek
 
 
@@ -132,7 +133,32 @@ class Plan:
 
     def prunes_for(self, visual: int) -> tuple[Prune, ...]:
         """What acts inside the LLM when `visual` tokens enter it. Raises SettingError where the
-        mean budget cannot be reached."""
-        if self.mean_budget is None or not self.enters_whole or not self.prunes:
+        mean budget cannot be reached.
+
+        Where all there are enter and the mean is still below its budget, less is removed later.
+        """
+        if self.mean_budget is None or not self.prunes:
             return self.prunes
-        return eased(self.prunes, self.mean_budget, self.depth, visual)
+        if not self.enters_whole and self._mean(self.prunes, visual + 1) > self.mean_budget:
+            return self.prunes  # with one token more it would be too much
+        found = eased(
+            self.prunes, self.mean_budget, self.depth, visual, name=self.label, less=self.less
+        )
+        gentler = self._mean(found, visual) > self._mean(self.prunes, visual)
+        return found if self.enters_whole or gentler else self.prunes
+
+    def short_of_mean(self, visual: int, prunes: Sequence[Prune]) -> str | None:
+        """Of a mean budget that `visual` tokens and `prunes` miss by more than one token a layer,
+        what a user should know."""
+        if self.mean_budget is None:
+            return None
+        reached = self._mean(prunes, visual)
+        if self.mean_budget - reached <= 1:
+            return None
+        return (
+            f"a mean budget of {self.mean_budget:,} is not reached: {visual:,} visual tokens enter "
+            f"the LLM, and its layers work on {float(reached):,.1f} on average"
+        )
+
+    def _mean(self, prunes: Sequence[Prune], visual: int) -> Fraction:
+        return mean([prune.schedule for prune in prunes], self.depth, visual)

@@ -15,6 +15,7 @@ from tokenreduce.models.base import Stem, VideoModel, never
 from tokenreduce.models.chat import time_text as time_sentence
 from tokenreduce.plan import Plan, check_context
 from tokenreduce.result import Answer, TextTokens
+from tokenreduce.subject import Footage, Subject
 from tokenreduce.subtitles import told
 from tokenreduce.viewing import Viewed
 
@@ -62,6 +63,18 @@ def timed(
     ranged = plan.start_seconds > 0 or plan.stop_seconds is not None
     part = (plan.start_seconds, plan.stop_seconds) if ranged else None
     return time_sentence(duration, times, counter(model), sampled=sampled, part=part)
+
+
+def foreseen(model: VideoModel, question: str, plan: Plan, subject: Subject) -> int:
+    """Text tokens of the prompt, as far as they can be told before anything is decoded: evenly
+    spaced stand-ins for the frames' times, no subtitles and no history."""
+    sentence = None
+    if isinstance(subject, Footage):
+        seconds = subject.probe.seconds
+        frames = max(1, plan.raw // model.spec.layout(1).per_frame)
+        times = [i * seconds / frames for i in range(frames)]
+        sentence = timed(model, plan, seconds, times, frames)
+    return model.text_tokens(question, sentence)
 
 
 def words(
@@ -127,6 +140,10 @@ def asked(
     prompt = model.prompt(said.before(question), said.time, viewed.visual, viewed.grid)
     # The headers a video was judged by before it was decoded may have been wrong.
     check_context(plan, model.spec, prompt.text_count, viewed.raw)
+
+    short = None if paid else plan.short_of_mean(viewed.visual.count, viewed.prunes)
+    if short is not None:
+        clock.warn(short)
 
     def on_prefill(seconds: float) -> None:
         clock.spend("prefill", seconds)

@@ -45,11 +45,20 @@ def entering(wanted: int, schedules: Sequence[Schedule], depth: int, available: 
     return low
 
 
-def eased(prunes: Sequence[Prune], wanted: int, depth: int, visual: int) -> tuple[Prune, ...]:
+def eased(
+    prunes: Sequence[Prune],
+    wanted: int,
+    depth: int,
+    visual: int,
+    *,
+    name: str = "this method",
+    less: str = "fewer --frames",
+) -> tuple[Prune, ...]:
     """The same methods on schedules of the same shape, as gentle as a mean of at most `wanted`
     tokens over the layers allows.
 
-    Raises SettingError, naming the floor, where the shape removes too late to reach it.
+    Raises SettingError, naming the floor, where the shape removes too late to reach it; name: of
+    the methods, less: how to look at less, for its message.
     """
 
     def at(ease: Fraction) -> tuple[Schedule, ...]:
@@ -58,8 +67,8 @@ def eased(prunes: Sequence[Prune], wanted: int, depth: int, visual: int) -> tupl
     floor = mean(at(Fraction(0)), depth, visual)
     if floor > wanted:
         raise SettingError(
-            f"a mean budget of {wanted}: of {visual} visual tokens this method, which acts only "
-            f"inside the LLM, leaves at least {ceil(floor)} a layer: give that, or fewer --frames"
+            f"a mean budget of {wanted}: of {visual} visual tokens {name}, which acts only inside "
+            f"the LLM, leaves at least {ceil(floor)} a layer: give that, or {less}"
         )
     low, high = 0, _FINEST
     while low < high:

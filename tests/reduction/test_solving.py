@@ -66,8 +66,11 @@ def test_two_prunes_at_once_and_the_engine_s_count() -> None:
 
 def test_a_mean_below_the_floor_names_the_floor() -> None:
     late = Once(Fraction(1, 2), Fraction(1, 2))  # 15 of 28 layers see everything
-    with pytest.raises(SettingError, match=r"leaves at least 536 a layer"):
-        eased([Prune(Random(), late)], 100, 28, 1000)
+    with pytest.raises(
+        SettingError,
+        match=r"tokens random, which acts only .* leaves at least 536 a layer: .* fewer pictures$",
+    ):
+        eased([Prune(Random(), late)], 100, 28, 1000, name="random", less="fewer pictures")
     assert eased([Prune(Random(), late)], 536, 28, 1000)
 
 
