@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 INTERVAL_SECONDS = 0.1
+LOOKS_A_SCAN = 4
+"""Looks at the known processes for one search for new ones, which takes much longer."""
 _PROC = Path("/proc")
 
 
@@ -63,10 +65,15 @@ class _Watched:
     peaks: dict[int, int] = field(default_factory=dict)
     cpu: dict[int, float] = field(default_factory=dict)
     together: int = 0
+    known: list[int] = field(default_factory=list)
+    looks: int = 0
 
     def look(self, main: int) -> None:
+        if self.looks % LOOKS_A_SCAN == 0:
+            self.known = _family(main)
+        self.looks += 1
         now = 0
-        for pid in _family(main):
+        for pid in self.known:
             marks = memory_bytes(pid)
             if marks is None:
                 continue

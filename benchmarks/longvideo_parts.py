@@ -86,7 +86,7 @@ def overlap(setup: Setup) -> dict[str, Any]:
         "wanted": {"ratio": OVERLAP_RATIO},
         "measured": {
             "ratio": ratio,
-            "frames": plan.frames,
+            "frames": len(replayed.items or ()) - 1,  # the End is no frame
             "cores": cores,
             "bound_seconds": Spread.of(bounds),
             **{name: spreads(runs) for name, runs in taken.items()},
