@@ -186,35 +186,6 @@ def shown_salience(sizes: Sizes) -> Cost:
     return attending(sizes, 1 if sizes.text > 0 else sizes.n)
 
 
-def distances(x: Tensor, y: Tensor) -> Tensor:
-    """float32 (b, r, c): root mean square over channels of the differences of x (b, r, d) and
-    y (b, c, d)."""
-    mean = y.float().mean(dim=1, keepdim=True)  # what all share would only cost digits
-    apart: Tensor = torch.cdist(x.float() - mean, y.float() - mean) / x.shape[-1] ** 0.5
-    return apart
-
-
-def density_peaks(x: Tensor, c: int) -> Tensor:
-    """int64 (b, c): the tokens of x (b, r, d) that are dense among their c nearest, themselves
-    included, and far from any denser one (DPC-KNN); of equally dense ones the first is denser.
-
-    In logarithms: a density of exp(-104) is 0 in float32.
-    """
-    apart = distances(x, x)
-    apart = torch.maximum(apart, apart.mT)  # exactly symmetric, so that equal densities are equal
-    apart.diagonal(dim1=1, dim2=2).zero_()
-    sparse = apart.square().topk(c, dim=2, largest=False).values.mean(dim=2)
-    order = sparse.argsort(dim=1, stable=True)  # the densest first
-    widest = apart.amax(dim=(1, 2))
-    rows = apart.gather(1, order.unsqueeze(2).expand_as(apart))
-    apart = rows.gather(2, order.unsqueeze(1).expand_as(apart))
-    denser = torch.ones(apart.shape[1:], dtype=torch.bool, device=x.device).tril(-1)
-    far = apart.masked_fill_(~denser, float("inf")).amin(dim=2)
-    far[:, 0] = widest
-    score = far.log() - sparse.gather(1, order)
-    return order.gather(1, score.argsort(dim=1, descending=True, stable=True)[:, :c])
-
-
 def at_once(sizes: Sizes, keep: int) -> Cost:
     """Choosing by position or by chance computes nothing worth counting."""
     return Cost()

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tokenreduce.budget import Layout
+from tokenreduce.clusters import density_peaks, symmetric
 from tokenreduce.methods.fastv import FastV
 from tokenreduce.methods.ficoco_l import FiCoCoL
 from tokenreduce.methods.pyramid_drop import PyramidDrop
@@ -22,7 +23,6 @@ from tokenreduce.methods.sparsevlm import SparseVLM, by_rating, raters
 from tokenreduce.paradigm import choose, reduce
 from tokenreduce.schedule import Levels
 from tokenreduce.seen import Seen
-from tokenreduce.steps import density_peaks
 from tokenreduce.tokens import Attention, Tokens
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -200,6 +200,41 @@ def test_of_two_nearest_to_each_other_the_first_is_denser() -> None:
         x = torch.randn(1, 30, 1, 40, generator=generator).expand(-1, -1, 2, -1)
         x = x + 0.01 * torch.randn(1, 30, 2, 40, generator=generator)
         assert (density_peaks(x.flatten(1, 2), 2) % 2 == 0).all()
+
+
+def slow_peaks(x: Tensor, c: int) -> list[int]:
+    """DPC-KNN of x (r, d), all distances at once, in float64."""
+    apart = torch.cdist(x.double(), x.double()) / x.shape[1] ** 0.5
+    sparse = apart.square().topk(c, dim=1, largest=False).values.mean(dim=1)
+    denser = sparse.unsqueeze(0) < sparse.unsqueeze(1)
+    far = apart.masked_fill(~denser, float("inf")).amin(dim=1)
+    far[sparse.argmin()] = apart.max()
+    best: list[int] = (far.log() - sparse).argsort(descending=True)[:c].tolist()
+    return best
+
+
+@pytest.mark.parametrize(("r", "c"), [(40, 7), (1000, 90), (2500, 200)])
+def test_density_peaks_in_blocks_are_those_of_all_pairs(
+    r: int, c: int, largest_tensor: Any
+) -> None:
+    """2,500 in three blocks of rows; no tensor holds more than one block."""
+    x = torch.randn(r, 6, generator=torch.Generator().manual_seed(r))
+    with largest_tensor() as largest:
+        found = density_peaks(x.unsqueeze(0), c)[0].tolist()
+    assert len(set(found) & set(slow_peaks(x, c))) >= 0.99 * c  # but for ties in float32
+    assert found[:5] == slow_peaks(x, c)[:5]
+    assert largest.numel <= 1 << 21
+
+
+def test_distances_are_the_same_to_the_bit_from_both_sides() -> None:
+    x = torch.randn(2, 300, 6, generator=torch.Generator().manual_seed(4))
+    for rows in (70, 300):
+        parts = [slice(i, min(i + rows, 300)) for i in range(0, 300, rows)]
+        apart = torch.cat([symmetric(x, part) for part in parts], dim=1)
+        assert torch.equal(apart, apart.mT)
+        assert (apart.diagonal(dim1=1, dim2=2) == 0).all()
+        wanted = torch.cdist(x.double(), x.double()) / 6**0.5
+        torch.testing.assert_close(apart.double(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_levels_hold_from_layer_to_layer_and_ease_both_ways() -> None:

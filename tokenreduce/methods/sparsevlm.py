@@ -14,10 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tokenreduce.clusters import density_peaks, distances, peaks_work
 from tokenreduce.paradigm import Site
 from tokenreduce.schedule import Levels, Schedule
 from tokenreduce.seen import Need, Seen
-from tokenreduce.steps import density_peaks, distances, mean_into, once
+from tokenreduce.steps import mean_into, once
 from tokenreduce.tokens import Affinity, Split, Tokens
 from tokenreduce.work import Cost, Sizes, attending
 
@@ -100,7 +101,9 @@ class SparseVLM:
         if keep == 0:
             return Cost()
         rating = attending(sizes, sizes.text) + Cost(2 * sizes.n * sizes.text * sizes.channels)
-        return rating + Cost(2 * r * (r + keep - s) * sizes.channels)
+        if keep == s:
+            return rating
+        return rating + peaks_work(r, sizes.channels) + Cost(2 * r * (keep - s) * sizes.channels)
 
     def counts(self, n: int, keep: int) -> tuple[int, int]:
         """How many of n are kept by score, and how many of the rest are recycled."""
