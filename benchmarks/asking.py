@@ -143,14 +143,17 @@ def _answers(
     from tokenreduce.clock import Clock
     from tokenreduce.demo import questions
     from tokenreduce.demo.score import matches
-    from tokenreduce.pipeline import reply
+    from tokenreduce.models.base import Stem
+    from tokenreduce.replying import asked as asked_of
 
     scene, asked = clip
     viewed = viewing.merge(model, encoded, plan, Clock())
     answers, mean, flops = [], 0.0, 0.0
+    stem: Stem | None = Stem()  # what all questions share is read once
     for question in asked:
-        given = reply(model, viewed, question.text, plan, Clock())
-        mean, flops = given.tokens.mean_per_layer, given.flops.llm + given.flops.overhead
+        given, stem = asked_of(model, viewed, question.text, plan, Clock(), stem=stem)
+        mean = given.tokens.mean_per_layer
+        flops = flops or given.flops.llm + given.flops.overhead  # of the first, which reads all
         answers.append(
             {
                 "kind": question.kind,
@@ -170,11 +173,11 @@ def _answers(
 
 def code_of(cell: Cell) -> str:
     """A digest of the code that makes the cell's choice: rows of other code are not its rows."""
-    from tokenreduce import reducer, schedule, seen, steps
+    from tokenreduce import holding, planned, reducer, schedule, seen, solving, steps
     from tokenreduce.recipes import stages_of
 
     stages = cell.preset.stage if cell.over.method is None else stages_of(cell.over.method)
-    modules = [reducer, schedule, seen, steps]
+    modules = [holding, planned, reducer, schedule, seen, solving, steps]
     found = {inspect.getmodule(type(stage.method)) for stage in stages}
     files = sorted(inspect.getsource(module) for module in [*modules, *found] if module)
     own = repr((stages, cell.over, cell.preset.keep, cell.preset.newlines, cell.crf))
