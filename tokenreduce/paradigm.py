@@ -25,7 +25,11 @@ between the layers of the LLM."""
 
 
 class Method(Protocol):
-    """A published method: a frozen dataclass whose fields are its numbers."""
+    """A published method: a frozen dataclass whose fields are its numbers.
+
+    One that merges inside the encoder may have a class variable `proportional = True` besides: in
+    the layers after it, attention counts a merged token by its size (ToMe, arXiv 2210.09461).
+    """
 
     @property
     def sites(self) -> frozenset[Site]:

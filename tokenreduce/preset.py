@@ -13,7 +13,6 @@ from typing import Literal
 from tokenreduce.budget import NewlineKeep
 from tokenreduce.engine.encoder import ToCount
 from tokenreduce.methods import METHODS
-from tokenreduce.methods.tome import ToMe
 from tokenreduce.paradigm import Method, Site
 from tokenreduce.schedule import SCHEDULES, Schedule
 from tokenreduce.shipped import find_preset, preset_names
@@ -84,9 +83,8 @@ class Stage:
 
     @property
     def proportional(self) -> bool:
-        """Inside the encoder, attention counts merged tokens by their size (ToMe, arXiv 2210.09461,
-        equation 1)."""
-        return isinstance(self.method, ToMe)
+        """Inside the encoder, attention counts merged tokens by their size; see `Method`."""
+        return bool(getattr(self.method, "proportional", False))
 
 
 @dataclass(frozen=True)

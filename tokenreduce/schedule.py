@@ -39,7 +39,7 @@ class Full:
 
 @dataclass(frozen=True)
 class Ramp:
-    """AIM's schedule (arXiv 2412.03248, section 3.3): all up to `first`, none from `last`.
+    """AIM's schedule (arXiv 2412.03248): all up to `first`, none from `last`.
 
     With l1 = first * depth and l2 = last * depth, not rounded, layer i leaves
     floor(V * clip(1 - (i + 1 - l1) / (l2 - l1), 0, 1)) visual tokens. first and last are shares of

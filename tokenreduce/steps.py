@@ -26,8 +26,8 @@ def once(n: int, keep: int) -> tuple[int, ...]:
 def halving(n: int, keep: int) -> tuple[int, ...]:
     """AIM's rounds: n // 2 tokens go, then n // 4, ...; the last asks for exactly what is missing.
 
-    Requests are fractions of the count at the start (arXiv 2412.03248, section 3.2; official code:
-    token_merge called with r = n // 2, n // 4, ...). A bipartite round removes at most half.
+    Requests are fractions of the count at the start (arXiv 2412.03248; official code: token_merge
+    called with r = n // 2, n // 4, ...). A bipartite round removes at most half.
 
     >>> halving(196, 52)
     (98, 52)

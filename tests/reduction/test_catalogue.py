@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from tokenreduce.budget import Layout
-from tokenreduce.catalogue import facts, table
+from tokenreduce.catalogue import facts
 from tokenreduce.errors import SettingError
 from tokenreduce.methods import METHODS
-from tokenreduce.paradigm import reduce
-from tokenreduce.recipes import recipe_names, stages_of
-from tokenreduce.seen import Seen
-from tokenreduce.tokens import Tokens
+from tokenreduce.recipes import COMPOSITIONS, FEWER_FRAMES, recipe_names, stages_of
 
 ROOT = Path(__file__).resolve().parents[2]
-
-UNPUBLISHED = {"none", "uniform", "random", "pooling", "fewer-frames"} | {
-    "drift",
-    "drift-merge",
-    "ask-prune",
-}
 
 TOY = '''"""Toy: the brightest tokens.
 
@@ -71,15 +65,29 @@ def test_the_tables_are_today_s(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_name_is_described(name: str) -> None:
     found = facts(name)
-    assert 10 < len(found.idea) < 270
-    assert found.paper or name in UNPUBLISHED
+    assert 10 < len(found.idea) < 150
     assert all(stage.at in found.sites for stage in stages_of(name))
 
 
-def test_every_method_names_its_repository() -> None:
-    for name in METHODS:
-        if facts(name).paper:
-            assert "fficial repositor" in " ".join(facts(name).text.split()), name
+@pytest.mark.parametrize("name", METHODS)
+def test_what_was_published_names_its_paper_and_its_repository(name: str) -> None:
+    """And what was not, neither: a control, or our own."""
+    found = facts(name)
+    text = " ".join(found.text.split())
+    own = "this project's own" in text.split(". ")[0]
+    assert bool(found.paper) == ("fficial repository: " in text)
+    assert bool(found.paper) != (own or found.idea.startswith("control: "))
+    if found.paper:  # where in it, or that nobody could look
+        cited = text[text.index("arXiv ") : text.index("fficial repository: ")]
+        assert re.search(r"\bsections? (\d|not verified)", cited), cited
+
+
+def test_a_composition_has_the_papers_of_its_parts() -> None:
+    for name, parts in COMPOSITIONS.items():
+        papers = {facts(part).paper for _, part in parts} - {""}
+        assert set(facts(name).paper.split(", ")) - {""} == papers
+    assert facts("ficoco-vl").paper == "arXiv 2411.17686"
+    assert facts(FEWER_FRAMES).paper == ""
 
 
 def test_a_name_there_is_not() -> None:
@@ -87,25 +95,40 @@ def test_a_name_there_is_not() -> None:
         facts("fastvv")
 
 
-def test_a_new_method_is_one_file_and_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "toy.py"
-    path.write_text(TOY)
-    spec = importlib.util.spec_from_file_location("toy", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "toy", module)
-    spec.loader.exec_module(module)
-    monkeypatch.setitem(METHODS, "toy", module.Toy)  # the one line
-    assert "toy" in recipe_names()
-    (stage,) = stages_of("toy")
-    assert stage.at == "frames"
-    found = facts("toy")
-    assert found.idea == "Keeps the tokens of the largest norm"
-    assert (found.paper, found.options) == ("arXiv 1234.56789", ("power = 2.0",))
-    assert found in table()
-    x = torch.arange(1, 9).float().view(1, 8, 1)
-    left = reduce(module.Toy(), Seen(Tokens.fresh(x), x, Layout(1, 2, 4)), 3)
-    assert left.place.tolist() == [[5, 6, 7]]
+def test_a_new_method_is_one_file_and_one_line(tiny_video: Path, tmp_path: Path) -> None:
+    """Added to a copy of the package as CONTRIBUTING.md says; the command and the contracts know
+    it."""
+    copy = tmp_path / "tokenreduce"
+    leave = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "tokenreduce", copy, ignore=leave)
+    for moved in ("cli", "presets"):  # where an installed copy has them
+        shutil.copytree(ROOT / moved, copy / moved, ignore=leave)
+    (copy / "methods" / "toy.py").write_text(TOY)
+    registry = copy / "methods" / "__init__.py"
+    before, mark, after = registry.read_text().partition("_CLASSES = {\n")
+    assert mark
+    registry.write_text(f'{before}{mark}    "toy": "toy.Toy",\n{after}')
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path), "TOKENREDUCE_CACHE": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    command = ("-c", "from tokenreduce.cli import app; app()")
+    shown = run(*command, "methods", "show", "toy")
+    assert "Keeps the tokens of the largest norm" in shown
+    assert "arXiv 1234.56789" in shown
+    assert "power = 2.0" in shown
+    contracts = ROOT / "tests" / "reduction" / "test_methods.py"
+    told = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "toy", str(contracts))
+    assert " passed" in told
+    question = ("What is it?", "--model", "demo", "--frames", "4", "--budget", "50")
+    answer = run(*command, "ask", str(tiny_video), *question, "--method", "toy", "--json")
+    assert json.loads(answer)["method"] == "toy"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from tokenreduce.budget import Layout
 from tokenreduce.methods import METHODS
+from tokenreduce.methods.evit import EViT
 from tokenreduce.paradigm import Method, Site, reduce
+from tokenreduce.preset import Stage
 from tokenreduce.seen import Evidence, Seen
 from tokenreduce.tokens import Attention, Tokens
 from tokenreduce.work import Sizes
@@ -150,3 +152,15 @@ def test_random_draws_anew_for_each_row_and_seed() -> None:
 def test_uniform_keeps_an_even_stride() -> None:
     after = reduce(made("uniform"), seen("frames", 36), 9)
     assert after.place[0].tolist() == [2, 6, 10, 14, 18, 22, 26, 30, 34]
+
+
+class Sized(EViT):
+    """Of a new kind, which merges as ToMe does."""
+
+    proportional: ClassVar[bool] = True
+
+
+def test_attention_in_proportion_to_size_is_declared_by_the_method() -> None:
+    inside = [name for name, kind in METHODS.items() if "encoder" in kind().sites]
+    assert [name for name in inside if Stage("encoder", made(name)).proportional] == ["tome"]
+    assert Stage("encoder", Sized()).proportional

@@ -1,47 +1,42 @@
 """The published methods, one file each; METHODS is the one list of them.
 
-To add one: a file here with a frozen dataclass that has the four functions of `paradigm.Method`,
-and a line below.
+To add one: a file here with a frozen dataclass that has all that `paradigm.Method` asks for, and a
+line below.
 """
 
 from __future__ import annotations
 
-from tokenreduce.methods.aim_merge import AimMerge
-from tokenreduce.methods.aim_prune import AimPrune
-from tokenreduce.methods.ask_prune import AskPrune
-from tokenreduce.methods.controls import Random, Uniform
-from tokenreduce.methods.drift_merge import DriftMerge
-from tokenreduce.methods.evit import EViT
-from tokenreduce.methods.fastv import FastV
-from tokenreduce.methods.ficoco_l import FiCoCoL
-from tokenreduce.methods.ficoco_v import FiCoCoV
-from tokenreduce.methods.framefusion import FrameFusion
-from tokenreduce.methods.pooling import Pooling
-from tokenreduce.methods.prumerge import PruMerge
-from tokenreduce.methods.pyramid_drop import PyramidDrop
-from tokenreduce.methods.sparsevlm import SparseVLM
-from tokenreduce.methods.tome import ToMe
-from tokenreduce.methods.vidcom2 import VidCom2
-from tokenreduce.methods.visionzip import VisionZip
+from importlib import import_module
+
 from tokenreduce.paradigm import Method
 
-METHODS: dict[str, type[Method]] = {
-    "aim-merge": AimMerge,
-    "aim-prune": AimPrune,
-    "tome": ToMe,
-    "evit": EViT,
-    "prumerge": PruMerge,
-    "visionzip": VisionZip,
-    "ficoco-v": FiCoCoV,
-    "pooling": Pooling,
-    "uniform": Uniform,
-    "random": Random,
-    "fastv": FastV,
-    "pyramid-drop": PyramidDrop,
-    "sparsevlm": SparseVLM,
-    "ficoco-l": FiCoCoL,
-    "framefusion": FrameFusion,
-    "vidcom2": VidCom2,
-    "drift-merge": DriftMerge,
-    "ask-prune": AskPrune,
+_CLASSES = {
+    "aim-merge": "aim_merge.AimMerge",
+    "aim-prune": "aim_prune.AimPrune",
+    "tome": "tome.ToMe",
+    "evit": "evit.EViT",
+    "prumerge": "prumerge.PruMerge",
+    "visionzip": "visionzip.VisionZip",
+    "ficoco-v": "ficoco_v.FiCoCoV",
+    "pooling": "pooling.Pooling",
+    "uniform": "controls.Uniform",
+    "random": "controls.Random",
+    "fastv": "fastv.FastV",
+    "pyramid-drop": "pyramid_drop.PyramidDrop",
+    "sparsevlm": "sparsevlm.SparseVLM",
+    "ficoco-l": "ficoco_l.FiCoCoL",
+    "framefusion": "framefusion.FrameFusion",
+    "vidcom2": "vidcom2.VidCom2",
+    "drift-merge": "drift_merge.DriftMerge",
+    "ask-prune": "ask_prune.AskPrune",
 }
+"""What --method and presets call it: its file here and the class in it."""
+
+
+def _found(at: str) -> type[Method]:
+    file, _, name = at.partition(".")
+    found: type[Method] = getattr(import_module(f"{__name__}.{file}"), name)
+    return found
+
+
+METHODS: dict[str, type[Method]] = {name: _found(at) for name, at in _CLASSES.items()}

@@ -1,8 +1,8 @@
 """AIM's merging of visual tokens before the LLM, by similarity of their features.
 
 Zhong et al., "AIM: Adaptive Inference of Multi-Modal LLMs via Token Merging and Pruning", ICCV
-2025, arXiv 2412.03248, section 3.2. Official repository: LaVi-Lab/AIM, functions
-bipartite_soft_matching_merge and get_2dPool.
+2025, arXiv 2412.03248, "Token Merging before LLM" (section not verified). Official repository:
+LaVi-Lab/AIM, functions bipartite_soft_matching_merge and get_2dPool.
 """
 
 from __future__ import annotations

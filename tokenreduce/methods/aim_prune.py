@@ -1,7 +1,8 @@
 """AIM's pruning of visual tokens inside the LLM, by multi-modal importance.
 
 Zhong et al., "AIM: Adaptive Inference of Multi-Modal LLMs via Token Merging and Pruning", ICCV
-2025, arXiv 2412.03248, section 3.3. Official repository: LaVi-Lab/AIM, function get_importance.
+2025, arXiv 2412.03248, "Token Pruning within LLM" (section not verified). Official repository:
+LaVi-Lab/AIM, function get_importance.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class AimPrune:
     """Keeps the visual tokens that attention flows to, from all positions, text included.
 
     temperature: divides the logits before the softmax; iterations: steps of PageRank; damping:
-    share that restarts evenly. The defaults are the official code's.
+    share that restarts evenly. The defaults are the official code's; the paper's equation is one
+    step, without temperature.
 
     Official code: pruned tokens are only masked and go on voting in later layers; here they are
     gone, so only survivors vote. Official code: ties fall as an unstable sort leaves them; here

@@ -1,8 +1,9 @@
 """EViT: the tokens the class token attends to stay, all others are fused into one.
 
 Liang et al., "Not All Patches are What You Need: Expediting Vision Transformers via Token
-Reorganizations", ICLR 2022, arXiv 2202.07800, section 3. Official repository: youweiliang/evit,
-classes Attention and Block.
+Reorganizations", ICLR 2022, arXiv 2202.07800, section 3, equation 1 ("Attentive token
+identification") and the sum of "Inattentive token fusion" (equation number not verified). Official
+repository: youweiliang/evit, classes Attention and Block.
 """
 
 from __future__ import annotations

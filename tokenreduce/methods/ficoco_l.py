@@ -1,8 +1,9 @@
 """FiCoCo-L: what image attends to and text does not goes into its likes, layer by layer.
 
-Han et al., "Filter, Correlate, Compress: Training-Free Token Reduction for MLLM Acceleration",
-AAAI 2026, arXiv 2411.17686. Official repository: kawhiiiileo/FiCoCo, whose code neither imports
-nor indexes rightly: here the paper throughout.
+Han et al., "Filter, Correlate, Compress: Training-Free Token Reduction for MLLM Acceleration", AAAI
+2026, arXiv 2411.17686 (version 4), section 4, equations 3 (filter) and 4 (correlate); section 3.3,
+equation 2 (compress); section 9 of the appendix (numbers, first layer). Official repository:
+kawhiiiileo/FiCoCo, whose code neither imports nor indexes rightly: here the paper throughout.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """FiCoCo-V: what other patches attend to and the class token does not goes into its likes.
 
-Han et al., "Filter, Correlate, Compress: Training-Free Token Reduction for MLLM Acceleration",
-AAAI 2026, arXiv 2411.17686. Official repository: kawhiiiileo/FiCoCo, whose code neither imports
-nor indexes rightly: here the paper throughout.
+Han et al., "Filter, Correlate, Compress: Training-Free Token Reduction for MLLM Acceleration", AAAI
+2026, arXiv 2411.17686 (version 4), section 3.2, equation 1 (filter); section 3.3, equation 2
+(correlate, compress); of the appendix section 9 (numbers, first layer) and section 10.2, equations
+9 to 13 (no class token). Official repository: kawhiiiileo/FiCoCo, whose code neither imports nor
+indexes rightly: here the paper throughout.
 """
 
 from __future__ import annotations

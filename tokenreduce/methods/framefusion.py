@@ -1,7 +1,8 @@
 """FrameFusion: what repeats in later frames merges into the earlier, then attention prunes.
 
 Fu et al., "FrameFusion: Combining Similarity and Importance for Video Token Reduction on Large
-Vision Language Models", ICCV 2025, arXiv 2501.01986. Official repository: thu-nics/FrameFusion,
+Vision Language Models", ICCV 2025, arXiv 2501.01986 (section not verified: the paper's text was not
+at hand, and what is said of it below is from memory). Official repository: thu-nics/FrameFusion,
 class FrameFusion (forward, merge_tokens_and_get_mask).
 """
 
@@ -27,8 +28,8 @@ _AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class FrameFusion:
-    """Merges each token into the one at its position in the frame before, most similar pairs
-    first; a run of merged tokens goes whole into the first of it, as their plain mean.
+    """Merges what repeats at its position in the frame before, most similar pairs first. A run of
+    merged tokens goes whole into the first of it, as their plain mean.
 
     similarity: cosine from which tokens merge inside the LLM; what it cannot reach, pruning does,
     by attention from the last position (FastV's rank).

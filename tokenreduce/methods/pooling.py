@@ -23,8 +23,9 @@ from tokenreduce.work import Cost, Sizes
 
 @dataclass(frozen=True)
 class Pooling:
-    """Bands of rows, each cut into columns, `keep` cells in all and near to square; a token for
-    each cell, the mean of its patches, at the patch in its middle. The same cells in every frame.
+    """A token for each cell of a grid of `keep` nearly square ones, the mean of its patches. It
+    stands at the patch in the middle of the cell. Cells are bands of rows, each cut into columns,
+    the same in every frame.
 
     Where tokens have left before, or several frames are seen as one row of tokens, cells are runs
     of neighbours in raster order.

@@ -1,8 +1,9 @@
 """LLaVA-PruMerge: patches that draw attention stay and take in what is like them.
 
 Shang et al., "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models",
-ICCV 2025, arXiv 2403.15388, section 3 and algorithm 1. Official repository:
-42Shawn/LLaVA-PruMerge, functions token_prune_merge_advanced and token_prune_merge_advanced_plus.
+ICCV 2025, arXiv 2403.15388, sections 3.2 (which stay), 3.3 (what joins them) and 3.4 (PruMerge+)
+and algorithm 1 (equation numbers not verified). Official repository: 42Shawn/LLaVA-PruMerge,
+functions token_prune_merge_advanced and token_prune_merge_advanced_plus.
 """
 
 from __future__ import annotations
@@ -33,13 +34,12 @@ class PruMerge:
     Count: official code keeps the outliers of the attention (by quartiles), a count of its own;
     here exactly what is asked. The token of all dropped is in the code and not in algorithm 1; it
     is one of those kept and stands at the least attended of them, where official code appends it.
-    Own weight 1 and an undivided sum: the code, where algorithm 1 leaves both open. Layer: the
-    code's features come from the layer before the one of its queries and keys; here both are of
-    the last that runs. Heads: the code takes one softmax over all heads together; here, as
-    everywhere, the mean of each head's. Without a class token: attention received, averaged over
-    queries and heads. PruMerge+: the code samples a stride over all positions and drops
-    duplicates, which gives no chosen count. Raster order. Its weights were tuned; nothing is
-    tuned here.
+    Own weight 1 and an undivided sum: the code; the paper speaks of a weighted average. Layer: the
+    code's features come from the layer before the one of its queries and keys; here both are of the
+    last that runs. Heads: the code takes one softmax over all heads together; here, as everywhere,
+    the mean of each head's. Without a class token: attention received, averaged over queries and
+    heads. PruMerge+: the code samples a stride over all positions and drops duplicates, which gives
+    no chosen count. Raster order. Its weights were tuned; nothing is tuned here.
     """
 
     sites: ClassVar[frozenset[Site]] = frozenset({"frames"})

@@ -1,8 +1,8 @@
 """PyramidDrop: the LLM in four stages, after each of which a share of the visual tokens goes.
 
 Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual
-Redundancy Reduction", CVPR 2025, arXiv 2410.17247. Official repository: Cooperx521/PyramidDrop,
-functions pdrop_forward and pdrop_rank_drop.
+Redundancy Reduction", CVPR 2025, arXiv 2410.17247, section 3.2, equations 2 (rank) and 3 (counts).
+Official repository: Cooperx521/PyramidDrop, functions pdrop_forward and pdrop_rank_drop.
 """
 
 from __future__ import annotations

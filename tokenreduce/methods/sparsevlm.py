@@ -1,8 +1,9 @@
 """SparseVLM: attention from the text tokens that speak of the image; some of the rest recycled.
 
 Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model
-Inference", ICML 2025, arXiv 2410.04417. Official repository: Gumpest/SparseVLMs, functions
-attn_postprocess_topk and cluster_and_merge (its default version, 1_0).
+Inference", ICML 2025, arXiv 2410.04417, section 3.2, equations 2 and 3 (rating), 5 and 6 (raters),
+7 (counts); section 3.3, equations 8 to 10 (recycling). Official repository: Gumpest/SparseVLMs,
+functions attn_postprocess_topk and cluster_and_merge (its default version, 1_0).
 """
 
 from __future__ import annotations
@@ -42,14 +43,15 @@ class SparseVLM:
     one is kept and all others are centres (ours). A cluster is held by its centre's place.
 
     We follow the code where the paper differs: fixed counts instead of the rank of the attention,
-    which no exact count can follow; clusters are means, not sums, which would leave the scale of
-    the residual stream. We follow the paper: raters at least average (code: above, which leaves
-    none where all are equal). Not followed: positions packed anew; noise that breaks ties between
-    densities, instead of which the higher score counts as denser; the code chooses raters once,
-    here they are chosen from the embeddings of the visual tokens that are left; without embeddings
-    all text rates. Clusters are chosen by what entered the layer, means are of what leaves it
-    (code: both of what leaves). Usual schedule: the counts for "192 tokens" of 576 after layer
-    index 2, 6 and 15 of 32 (2, 5 and 13 of 28), clusters included.
+    which no exact count can follow; a token joins the nearest centre by distance, not by cosine;
+    clusters are means, not sums, which would leave the scale of the residual stream. We follow the
+    paper: raters at least average (code: above, which leaves none where all are equal). Not
+    followed: positions packed anew; noise that breaks ties between densities, instead of which the
+    higher score counts as denser; the code chooses raters once, here they are chosen from the
+    embeddings of the visual tokens that are left; without embeddings all text rates. Clusters are
+    chosen by what entered the layer, means are of what leaves it (code: both of what leaves). Usual
+    schedule: the counts for "192 tokens" of 576 after layer index 2, 6 and 15 of 32 (2, 5 and 13 of
+    28), clusters included.
     """
 
     sites: ClassVar[frozenset[Site]] = frozenset({"llm"})

@@ -1,8 +1,8 @@
 """ToMe: bipartite merging of tokens by the similarity of their keys, averaged by size.
 
-Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023, arXiv 2210.09461, section 3 and
-table 1. Official repository: facebookresearch/ToMe, functions bipartite_soft_matching and
-merge_wavg.
+Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023, arXiv 2210.09461, section 3, equation
+1 (attention in proportion to size) and table 1. Official repository: facebookresearch/ToMe,
+functions bipartite_soft_matching and merge_wavg.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class ToMe:
     sites: ClassVar[frozenset[Site]] = frozenset({"encoder", "frames"})
     needs: ClassVar[frozenset[Need]] = frozenset({"keys"})
     usual: ClassVar[Schedule | None] = Even()
+    proportional: ClassVar[bool] = True
     rounds = staticmethod(greedy)
     filter = staticmethod(matched)
     correlate = staticmethod(to_partner)

@@ -1,8 +1,9 @@
 """VidCom2: frames unlike the clip get more tokens, and in each the most unusual ones stay.
 
 Liu et al., "Video Compression Commander: Plug-and-Play Inference Acceleration for Video Large
-Language Models", EMNLP 2025, arXiv 2505.14454. Official repository: xuyang-liu16/VidCom2,
-function vidcom2_compression.
+Language Models", EMNLP 2025, arXiv 2505.14454, section 3.3, equations 3 to 6 (frames), and section
+3.4, equations 7 to 10 (tokens). Official repository: xuyang-liu16/VidCom2, function
+vidcom2_compression.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ class VidCom2:
     that are looked at, those that vary least over the clip. widths: of the Gaussians whose sum is
     the similarity, above 0.
 
-    We follow the code where the paper is silent: the choice of channels, which is in no equation.
-    Counts: the code rounds R P (1 + sigma - 1/F) in each frame by itself, at least 1 and at most P,
-    so its total is R F P only roughly; here the same shares of the asked total are brought to whole
-    numbers by largest remainders, at least one a frame where there are that many, and what a full
-    frame cannot take goes to the others in proportion. Not followed: newlines outside the ratio and
-    after the frame's tokens (the reducer weaves them in, within the budget), and half precision,
-    which at this temperature changes the shares. Ties: the lower index is kept.
+    We follow the code where the paper differs or is silent: similarity is a sum of Gaussians of the
+    distance between vectors of length 1, where equations 4 and 8 have the cosine; the choice of
+    channels is in no equation. Counts: the code rounds R P (1 + sigma - 1/F) in each frame by
+    itself, at least 1 and at most P, so its total is R F P only roughly; here the same shares of
+    the asked total are brought to whole numbers by largest remainders, at least one a frame where
+    there are that many, and what a full frame cannot take goes to the others in proportion. Not
+    followed: newlines outside the ratio and after the frame's tokens (the reducer weaves them in,
+    within the budget), and half precision, which at this temperature changes the shares. Ties: the
+    lower index is kept.
     """
 
     sites: ClassVar[frozenset[Site]] = frozenset({"clip"})

@@ -1,8 +1,8 @@
 """VisionZip: the patches that draw attention stay, the others are averaged into a few of them.
 
 Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models", CVPR 2025,
-arXiv 2412.04467, section 3. Official repository: dvlab-research/VisionZip, functions
-CLIPVisionTower_VisionZip.forward and CLIPAttention_forward.
+arXiv 2412.04467, section 2.3 (equation numbers not verified). Official repository:
+dvlab-research/VisionZip, functions CLIPVisionTower_VisionZip.forward and CLIPAttention_forward.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tokenreduce.work import Cost, Sizes
 
 @dataclass(frozen=True)
 class VisionZip:
-    """Dominant tokens by attention from the class token (without one, the paper's form for SigLIP:
-    attention received, averaged over queries and heads); of the rest, at an even stride, the
-    contextual ones, which take in those whose keys (mean over heads) are most similar.
+    """Keeps the most attended patches, and of the rest an even stride that takes in its likes. Most
+    attended by the class token; without one, the paper's form for SigLIP: attention received,
+    averaged over queries and heads. Like are those whose keys, mean over heads, are most similar.
 
     contextual      their share of the tokens kept, rounded; the paper's settings all have 10 of 64
     anchor_in_mean  the contextual token is the mean of itself and what joins it, as the paper
