@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -83,8 +84,14 @@ def main() -> None:
     print(table(found))
     if not options.no_save:
         facts = {"clips": clips, "set": options.set, "seed": about.seed, "weights": weights}
-        facts["rows_of"] = options.rows_of or "this commit"
+        facts["rows_of"] = options.rows_of or made_at(kept)
         print(record.write(options.name, {**facts, "cells": found}, {"model": options.model}))
+
+
+def made_at(kept: Mapping[str, dict[int, Any]]) -> dict[str, int]:
+    """How many rows were made at which commit. Older ones count where the code that makes a cell's
+    choice has not changed since, or has been shown not to change it."""
+    return dict(Counter(str(row.get("commit")) for rows in kept.values() for row in rows.values()))
 
 
 def result(

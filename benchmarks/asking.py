@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import commit
 from tokenreduce.errors import SettingError
 from tokenreduce.plan import Overrides
 from tokenreduce.preset import Preset
@@ -91,6 +92,7 @@ def _work(job: int, cells: Cells, asking: Asking) -> None:
     codes = {cell.name: code_of(cell) for cell in chosen}
     asking.work.mkdir(parents=True, exist_ok=True)
     done = {(row["setting"], row["index"], row.get("code")) for row in rows(asking.work)}
+    here = commit()
     out = asking.work / f"rows-{os.getpid()}.jsonl"
     with Decoder() as decoder, out.open("a") as file:
         for index in range(job, asking.clips, asking.jobs):
@@ -100,7 +102,8 @@ def _work(job: int, cells: Cells, asking: Asking) -> None:
                 if index < asking.of(cell) and (cell.name, index, codes[cell.name]) not in done
             ]
             for line in _ask(decoder, model, index, left, asking):
-                file.write(json.dumps({**line, "code": codes[line["setting"]]}) + "\n")
+                made = {"code": codes[line["setting"]], "commit": here}
+                file.write(json.dumps({**line, **made}) + "\n")
                 file.flush()
 
 
