@@ -151,6 +151,15 @@ def test_any_count_of_any_part_of_a_clip(f: int, r: int, c: int, data: st.DataOb
         assert torch.isfinite(after.x).all()
 
 
+@pytest.mark.parametrize(("cosine", "sizes"), [(0.61, [2, 1, 1]), (0.59, [1, 1, 1])])
+def test_by_default_six_tenths_are_similar(cosine: float, sizes: list[int]) -> None:
+    """Inside the LLM; what is less alike is pruned, not merged."""
+    x = torch.tensor([[1.0, 0, 0], [0, 1, 0], [cosine, 0, (1 - cosine**2) ** 0.5], [0, 0, 1]])
+    tokens = Tokens.fresh(x.unsqueeze(0))
+    after = reduce(FrameFusion(), anywhere(Seen(tokens, tokens.x, Layout(2, 1, 2))), 3)
+    assert after.size[0].tolist() == sizes
+
+
 def test_zeros_are_similar_to_nothing() -> None:
     x = torch.zeros(1, 4, 3)
     before = Seen(Tokens.fresh(x), x, Layout(2, 1, 2))

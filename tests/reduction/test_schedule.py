@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenreduce.methods import METHODS
 from tokenreduce.schedule import Full, Once, Ramp, Schedule
 
 
@@ -58,3 +59,32 @@ def test_impossible_numbers_are_refused() -> None:
         Once(Fraction(1), Fraction(1, 2))
     with pytest.raises(ValueError, match="keep"):
         Once(Fraction(0), Fraction(3, 2))
+
+
+USUAL: dict[str, tuple[int, int, list[int]]] = {
+    # Each method's own schedule: layers, tokens, and what leaves each layer.
+    "aim-merge": (23, 576, [576] * 22 + [252]),
+    "aim-prune": (28, 60, [60] * 14 + [52, 45, 37, 30, 22, 15, 7] + [0] * 7),
+    "uniform": (28, 60, [60] * 14 + [52, 45, 37, 30, 22, 15, 7] + [0] * 7),
+    "random": (28, 60, [60] * 14 + [52, 45, 37, 30, 22, 15, 7] + [0] * 7),
+    "tome": (24, 576, [576 - 18 * (layer + 1) for layer in range(24)]),
+    "evit": (12, 1000, [1000] * 3 + [700] * 3 + [490] * 3 + [343] * 3),
+    "ficoco-v": (23, 576, [576] * 11 + [540 - 36 * layer for layer in range(12)]),
+    "fastv": (32, 576, [576] + [288] * 31),
+    "pyramid-drop": (32, 576, [576] * 8 + [288] * 8 + [144] * 8 + [72] * 8),
+    "sparsevlm": (32, 576, [576] * 2 + [309] * 4 + [204] * 9 + [113] * 17),
+    "ficoco-l": (32, 464, [464] * 3 + [452 - 12 * layer for layer in range(29)]),
+    "framefusion": (28, 3500, [3500] * 2 + [756] * 26),
+    "ask-prune": (12, 672, [672] * 3 + [168] * 9),
+}
+
+
+def test_every_usual_schedule_is_here() -> None:
+    assert set(USUAL) == {name for name, kind in METHODS.items() if kind().usual is not None}
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_usual_schedules_in_counts(name: str) -> None:
+    usual, (depth, visual, left) = METHODS[name]().usual, USUAL[name]
+    assert usual is not None
+    assert [usual.kept(layer, depth, visual) for layer in range(depth)] == left
