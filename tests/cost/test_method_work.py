@@ -31,9 +31,9 @@ CASES = [
     if site in kind().sites
     for classes in ((0, 1) if site == "encoder" else (0,))
 ]
-# AIM and FiCoCo-L count the pairs that are not in the future, but blocks of rows are computed whole,
-# and in a short sequence a block of its fixed number of bytes is all of it. test_overhead.py has
-# AIM with blocks of 16 rows, within 5 %.
+# AIM and FiCoCo-L count the pairs that are not in the future, but blocks of rows are computed
+# whole, and in a short sequence a block of its fixed number of bytes is all of it. test_overhead.py
+# has AIM with blocks of 16 rows, within 5 %.
 IN_BLOCKS = {196: 0.55, 784: 0.2}
 
 
