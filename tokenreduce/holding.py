@@ -170,7 +170,9 @@ class Frames:
         while self.way.method is not None and self._count() > self.most:
             step = self._levels.pop(0) if self._levels else 0
             self._taken.append(step)
-            self._held = [self._step(held, step) for held in self._held]
+            # Runs are joined across groups: each may be one run by now.
+            among = self._held if step else [Held.cat(self._held)]
+            self._held = [self._step(held, step) for held in among]
 
     def all(self) -> Held:
         return Held.cat(self._held)

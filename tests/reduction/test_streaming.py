@@ -156,6 +156,15 @@ def test_runs_of_frames_merge_into_their_first() -> None:
         assert tokens.size.tolist() == [[8.0] * 4]
 
 
+@pytest.mark.parametrize("frames", [17, 100, 333])
+@pytest.mark.parametrize("name", ["aim-merge", "random", "evit"])
+def test_one_token_of_many_frames(frames: int, name: str) -> None:
+    """Fewer tokens than groups of frames: runs are joined across groups."""
+    for budget in (1, 2, 3):
+        tokens = run(name, "frames", features(frames), budget, chunk=16, resident=1)
+        assert tokens.count == budget
+
+
 def test_a_late_budget_is_at_most_the_announced_one() -> None:
     reducer = Reducer(Layout(1, SIDE, SIDE), 50, METHODS["aim-merge"](), None)
     reducer.add(features(10))
