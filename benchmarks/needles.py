@@ -1,6 +1,6 @@
 """Needles in an hour, and what leaving out repeated frames does to answers.
 
-    python -m benchmarks.needles                        # all of it, resumable, an hour or two
+    python -m benchmarks.needles                        # all of it, resumable, two hours
     python -m benchmarks.needles --clips 2 --set selection --no-save            # a look
 
 The embedded demo model, asked through a Session as a program would ask it. Hours: 48 clips with
