@@ -143,7 +143,7 @@ def newlines_within(layout: Layout, places: list[int], newlines: int) -> list[in
     """Raw places of `newlines` newlines among kept tokens at the ascending raw `places`.
 
     Frames get them in proportion to the tokens they keep, never more than the rows these lie in;
-    within a frame they are evenly spread over those rows.
+    within a frame they are evenly spread over those rows. Fewer where there is no room for all.
     """
     if newlines == 0:
         return []
@@ -156,7 +156,8 @@ def newlines_within(layout: Layout, places: list[int], newlines: int) -> list[in
     wide, ends = layout.columns + 1, []
     rows = {f: sorted({p // wide for p in within}) for f, within in held.items()}
     counts = [len(within) for within in held.values()]
-    shares = in_proportion(newlines, counts, [len(rows[f]) for f in held])
+    most = [len(rows[f]) for f in held]
+    shares = in_proportion(min(newlines, sum(most)), counts, most)
     for (f, own), share in zip(rows.items(), shares, strict=True):
         if share:
             ends += [f * layout.per_frame + (r + 1) * wide - 1 for r in newline_rows(own, share)]

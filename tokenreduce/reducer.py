@@ -111,17 +111,27 @@ class Reducer:
         self._frames += features.shape[0]
 
     def _of_clip(self, held: Clip, layout: Layout, budget: int) -> Tokens:
+        """Where the frames that keep tokens have no room for all newlines, more tokens stay."""
         given = allot(layout, budget, self.newlines)
-        tokens = held.reduced_to(sum(share.features for share in given.shares))
-        whole = layout.rows * layout.columns
-        place = raw_places(layout, tokens.place // whole, tokens.place % whole)
-        kept = replace(tokens, place=place)
         wanted = sum(share.newlines for share in given.shares)
-        if budget >= layout.available:  # each where it always was
-            ends = self._ends(kept, layout, given.shares)
-        else:
-            ends = newlines_within(layout, place[0].tolist(), wanted)
+        features = sum(share.features for share in given.shares)
+        while True:
+            kept = self._placed(held.reduced_to(features), layout)
+            if budget >= layout.available:  # each where it always was
+                ends = self._ends(kept, layout, given.shares)
+            else:
+                ends = newlines_within(layout, kept.place[0].tolist(), wanted)
+            if len(ends) == wanted:
+                break
+            features, wanted = features + wanted - len(ends), len(ends)
         return weave(kept, ends + [layout.available - 1] * given.trailing, self.newline, layout)
+
+    def _placed(self, tokens: Tokens, layout: Layout) -> Tokens:
+        """Their places counted with newlines."""
+        whole = layout.rows * layout.columns
+        return replace(
+            tokens, place=raw_places(layout, tokens.place // whole, tokens.place % whole)
+        )
 
     def _of_frames(self, held: Frames, layout: Layout, budget: int) -> Tokens:
         """Rows get even shares, be they frames or, where there are far more frames than tokens,

@@ -280,6 +280,8 @@ class Terminal:
         return before
 
     def type(self, text: str) -> None:
+        # readline shows its prompt a moment before it listens: a signal in between waits for a key.
+        time.sleep(0.2)
         os.write(self._leader, text.encode())
 
     def ends(self) -> int:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tokenreduce.budget import Layout, Newline
@@ -90,6 +90,7 @@ def test_chunks_change_no_bit(name: str, site: Site, budget: int) -> None:
     st.sampled_from(["grid", "frame", "one_token", "no_token"]),
     st.sampled_from(["aim-merge", "tome", "drift-merge", "uniform"]),
 )
+@example(5, 17, "frame", "drift-merge")  # a frame keeps no token, so no newline either
 def test_exact_however_little_is_held(
     frames: int, budget: int, newline: Newline, name: str
 ) -> None:
