@@ -82,11 +82,11 @@ def test_the_page_says_the_same() -> None:
 
 def test_schedules_of_the_shipped_presets() -> None:
     found = {name: [s.schedule for s in load_preset(name).in_llm] for name in preset_names()}
-    quarter, half = Fraction(1, 4), Fraction(1, 2)
+    half = Fraction(1, 2)
     expected: dict[str, list[Schedule]] = {
-        "fast": [Once(quarter, quarter)],
-        "balanced": [Once(quarter, half)],
-        "accurate": [Once(half, half)],
+        "fast": [Once(half, Fraction(1, 8))],
+        "balanced": [Once(half, Fraction(1, 4))],
+        "accurate": [Once(half, Fraction(1, 4))],
         "aim": [Ramp(half, Fraction(11, 14))],
     }
     assert found == {name: expected.get(name, []) for name in WHOLE}

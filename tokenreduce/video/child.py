@@ -15,6 +15,7 @@ it), dies with its parent, and never imports torch. Knows neither models nor pre
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -53,6 +54,7 @@ def main() -> None:
     av.logging.set_level(None)
     av.logging.set_libav_level(av.logging.PANIC)
     _hush()
+    gc.freeze()  # what is imported by now is never looked through again
     post.put({"is": "ready"})
     for order in _inbox(orders):
         _serve(order, limits, post)
