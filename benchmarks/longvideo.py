@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -37,6 +38,7 @@ SECTIONS: Mapping[str, Callable[[Setup], dict[str, Any]]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, before torch comes
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         setup = _setup(options, Path(folder))

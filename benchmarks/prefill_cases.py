@@ -59,11 +59,13 @@ class Setup:
 @dataclass(frozen=True)
 class Case:
     """stock: transformers' own forward. engine: this project's prefill. masked: see masked.py.
-    own: this project's own `drift` instead of AIM, at the same mean of tokens over the layers."""
+    own: this project's own `drift` instead of AIM, at the same mean of tokens over the layers, by
+    `schedule` where it is not its usual one."""
 
     merged: bool = False
     way: Literal["stock", "engine", "masked"] = "stock"
     own: bool = False
+    schedule: Schedule | None = None
 
 
 CASES = {
@@ -185,7 +187,11 @@ class Bench:
     def prune(self, case: Case) -> Prune:
         """What acts inside the LLM in an "engine" case."""
         own = AskPrune()
-        return Prune(own, own.usual or Full()) if case.own else Prune(AimPrune(), Ramp())
+        return (
+            Prune(own, case.schedule or own.usual or Full())
+            if case.own
+            else Prune(AimPrune(), Ramp())
+        )
 
     def entering(self, case: Case) -> int:
         """Visual tokens that enter the LLM."""

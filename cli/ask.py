@@ -143,7 +143,12 @@ def _show(chosen: dict[str, Chosen], *, as_json: bool) -> None:
 
 
 def calm_libraries(*, quiet: bool) -> None:
-    """Keeps the libraries' own chatter off stderr; what a user must know comes as an event."""
+    """Keeps the libraries' own chatter off stderr; what a user must know comes as an event.
+
+    Also their idle threads off the cores, if it is called before torch is imported: OpenMP's would
+    spin between operations on a core that decoding has use for.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     for name in ("transformers", "bitsandbytes", "accelerate", "torch"):
