@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenreduce.video.inputs import shown
+from tokenreduce.video.inputs import checked, shown
 
 from . import options as o
 from . import render
@@ -100,6 +100,8 @@ def chat(
         for variable in unknown_variables(os.environ):
             render.warning(f"{variable} is no setting; see 'tokenreduce ask --show-settings'")
     calm_libraries(quiet=quiet)
+    for name in files:
+        checked(name)  # before anything is typed
     values: dict[str, Any] = {name: one.value for name, one in chosen.items()}
     source = lines()
     # Here and not above: torch takes seconds to import, and --help must not wait for it.

@@ -57,7 +57,7 @@ class Session:
     ) -> Answer:
         self.calls.append(("ask", question, history))
         about = str(getattr(self.wanted, "path", self.wanted))
-        if "missing" in about:
+        if "broken" in about:
             raise InputError(f"{about}: no such file; give one")
         self.plan = self.viewed = "there"
         if self._seldom(question, watch):

@@ -21,6 +21,7 @@ from typer.testing import Result
 Run = Callable[..., Result]
 STUB = Path(__file__).with_name("chat_stub.py")
 Calls = list[tuple[Any, ...]]
+FILES = ("a.mp4", "a.jpg", "b.png", "broken.mp4")
 SAID = "\x1b]0;title\x07It is "
 pty = pytest.importorskip("pty", reason="pseudo-terminals are a POSIX thing")
 
@@ -33,6 +34,22 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
     monkeypatch.setattr("tokenreduce.session.Session", stub["sessions"](made))
     monkeypatch.setenv("TOKENREDUCE_CACHE", str(tmp_path / "cache"))
     return made
+
+
+@pytest.fixture(autouse=True)
+def _films(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Files for the command to find, which the stub never reads."""
+    (tmp_path / "films").mkdir()
+    monkeypatch.chdir(tmp_path / "films")
+    for name in FILES:
+        Path(name).write_bytes(b"film")
+
+
+def test_a_file_that_is_not_there_is_told_before_anything_is_typed(run: Run, calls: Calls) -> None:
+    done = run("chat", "missing.mp4", stdin="one\n")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == ("error: missing.mp4: no such file; give the path of a local file\n")
+    assert calls == []
 
 
 def asked(calls: Calls) -> list[tuple[str, Any]]:
@@ -76,9 +93,9 @@ def test_the_gravest_error_says_how_it_ends(run: Run, calls: Calls) -> None:
 
 
 def test_what_stands_in_every_questions_way_ends_it_at_once(run: Run, calls: Calls) -> None:
-    done = run("chat", "missing.mp4", "--quiet", stdin="one\ntwo\n")
+    done = run("chat", "broken.mp4", "--quiet", stdin="one\ntwo\n")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr == "error: missing.mp4: no such file; give one\n"
+    assert done.stderr == "error: broken.mp4: no such file; give one\n"
     assert len(asked(calls)) == 1
     assert calls[-1] == ("exit",)
 
