@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from . import options as o
+from . import options_seen as s
 from . import render
 from .question import to_ask
 from .watch import Watch
@@ -19,23 +20,23 @@ if TYPE_CHECKING:
 
 
 def ask(
-    given: o.Given = None,
-    preset: o.Preset = None,
-    budget: o.Budget = None,
-    keep: o.Keep = None,
-    mean_budget: o.MeanBudget = None,
-    method: o.Method = None,
-    frames: o.Frames = None,
-    fps: o.Fps = None,
-    max_frames: o.MaxFrames = None,
-    start: o.Start = None,
-    end: o.End = None,
-    skip_duplicates: o.SkipDuplicates = None,
-    subtitles: o.Subtitles = None,
-    seek: o.Seek = None,
-    decoder: o.Decoder = None,
-    newlines: o.Newlines = None,
-    time_text: o.TimeText = None,
+    given: s.Given = None,
+    preset: s.Preset = None,
+    budget: s.Budget = None,
+    keep: s.Keep = None,
+    mean_budget: s.MeanBudget = None,
+    method: s.Method = None,
+    frames: s.Frames = None,
+    fps: s.Fps = None,
+    max_frames: s.MaxFrames = None,
+    start: s.Start = None,
+    end: s.End = None,
+    skip_duplicates: s.SkipDuplicates = None,
+    subtitles: s.Subtitles = None,
+    seek: s.Seek = None,
+    decoder: s.Decoder = None,
+    newlines: s.Newlines = None,
+    time_text: s.TimeText = None,
     model: o.Model = None,
     revision: o.Revision = None,
     device: o.Device = None,

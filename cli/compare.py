@@ -14,6 +14,7 @@ from tokenreduce.compared import Comparison, Refused, Row
 from tokenreduce.errors import InputError, SettingError
 
 from . import options as o
+from . import options_seen as s
 from . import render
 from .ask import calm_libraries
 from .question import parted, read_question
@@ -37,7 +38,7 @@ _NOTE = "TFLOP and s: with the vision tower, as if alone; LLM: without"
 
 
 def compare(
-    given: o.Given = None,
+    given: s.Given = None,
     presets: Annotated[
         str | None,
         typer.Option(
@@ -78,7 +79,7 @@ def compare(
             help="Whose frames the methods see. Default: balanced.",
         ),
     ] = "balanced",
-    frames: o.Frames = None,
+    frames: s.Frames = None,
     model: o.Model = None,
     device: o.Device = None,
     quantize: o.Quantize = None,

@@ -1,192 +1,23 @@
-"""The options of `tokenreduce ask`, each with its unit and its default; knows nothing they do.
+"""The options about the model, the answer and the output; those of what is seen are beside it.
 
-Numbers are read as text: `settings` checks a flag, a variable and a file's value alike, and says in
-one line what is allowed.
+Read as `options_seen` reads its own.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-_SEEN = "What is seen"
+from .options_seen import option
+
 _MODEL = "The model"
 _ANSWER = "The answer"
 _OUTPUT = "Output"
 
-
-def _option(*names: str, panel: str, metavar: str, help: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel)
-
-
-Given = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="FILE... QUESTION",
-        help="A local video, or one or more pictures (JPEG, PNG, WebP, BMP), then the question in "
-        "quotes, at most 20,000 characters. - for the question, or a single FILE without one, "
-        "reads standard input.",
-    ),
-]
-Preset = Annotated[
-    str | None,
-    _option(
-        "--preset",
-        "-p",
-        panel=_SEEN,
-        metavar="NAME",
-        help="A preset's name (see: tokenreduce presets) or a .toml file. Default: balanced.",
-    ),
-]
-Budget = Annotated[
-    str | None,
-    _option(
-        "--budget",
-        panel=_SEEN,
-        metavar="N",
-        help="Visual tokens that enter the LLM, newlines included; exact, or all there are "
-        "if fewer. Default: the preset's share.",
-    ),
-]
-Keep = Annotated[
-    str | None,
-    _option(
-        "--keep",
-        panel=_SEEN,
-        metavar="SHARE",
-        help="Share of the raw visual tokens kept, above 0 to 1, such as 0.25 or 1/4; instead "
-        "of --budget. Default: the preset's.",
-    ),
-]
-MeanBudget = Annotated[
-    str | None,
-    _option(
-        "--mean-budget",
-        panel=_SEEN,
-        metavar="N",
-        help="Visual tokens a layer of the LLM works on, on average over its layers; instead of "
-        "--budget. Default: not set.",
-    ),
-]
-Method = Annotated[
-    str | None,
-    _option(
-        "--method",
-        panel=_SEEN,
-        metavar="NAME",
-        help="Reduce by this method (see: tokenreduce methods) on the preset's frames. "
-        "Default: the preset's own.",
-    ),
-]
-Frames = Annotated[
-    str | None,
-    _option(
-        "--frames",
-        panel=_SEEN,
-        metavar="N",
-        help="Frames sampled over the whole video, 1 to 100,000. Default: the preset's "
-        "multiple of the model's native count.",
-    ),
-]
-Fps = Annotated[
-    str | None,
-    _option(
-        "--fps",
-        panel=_SEEN,
-        metavar="F",
-        help="Frames sampled a second instead of --frames, above 0 to 1,000. Default: not set.",
-    ),
-]
-MaxFrames = Annotated[
-    str | None,
-    _option(
-        "--max-frames",
-        panel=_SEEN,
-        metavar="N",
-        help="With --fps: at most so many, spread evenly where there would be more. "
-        "Default: no limit.",
-    ),
-]
-Start = Annotated[
-    str | None,
-    _option(
-        "--start",
-        panel=_SEEN,
-        metavar="TIME",
-        help="Look only from here on: 90, 10:00, 1:02:03.5, 1h02m or 25%. Default: the beginning.",
-    ),
-]
-End = Annotated[
-    str | None,
-    _option(
-        "--end",
-        panel=_SEEN,
-        metavar="TIME",
-        help="Look only up to here. Default: the end.",
-    ),
-]
-SkipDuplicates = Annotated[
-    str | None,
-    _option(
-        "--skip-duplicates",
-        panel=_SEEN,
-        metavar="HOW",
-        help="auto: a frame that shows what the last one showed is not encoded; off; or the "
-        "levels, above 0 to 255, below which frames are alike. Default: the preset's.",
-    ),
-]
-Subtitles = Annotated[
-    str | None,
-    _option(
-        "--subtitles",
-        panel=_SEEN,
-        metavar="FILE",
-        help="What is said, from a .srt, .vtt, .ass or .ssa file, or embedded: from the video's "
-        "own text track. Default: none.",
-    ),
-]
-Seek = Annotated[
-    str | None,
-    _option(
-        "--seek",
-        panel=_SEEN,
-        metavar="HOW",
-        help="exact, or keyframe: the key frame at or before each time, far cheaper. "
-        "Default: the preset's.",
-    ),
-]
-Decoder = Annotated[
-    str | None,
-    _option(
-        "--decoder",
-        panel=_SEEN,
-        metavar="NAME",
-        help="auto (pyav), pyav or decord. Default: the preset's.",
-    ),
-]
-Newlines = Annotated[
-    str | None,
-    _option(
-        "--newlines",
-        panel=_SEEN,
-        metavar="RULE",
-        help="Newline tokens that survive merging: share of each frame's tokens, one a frame, "
-        "or none. Default: the preset's.",
-    ),
-]
-TimeText = Annotated[
-    bool | None,
-    typer.Option(
-        "--time-text/--no-time-text",
-        metavar="",
-        rich_help_panel=_SEEN,
-        help="Tell the model the frames' times, in seconds. Default: as it was trained.",
-    ),
-]
 Model = Annotated[
     str | None,
-    _option(
+    option(
         "--model",
         "-m",
         panel=_MODEL,
@@ -196,7 +27,7 @@ Model = Annotated[
 ]
 Revision = Annotated[
     str | None,
-    _option(
+    option(
         "--revision",
         panel=_MODEL,
         metavar="REV",
@@ -205,7 +36,7 @@ Revision = Annotated[
 ]
 Device = Annotated[
     str | None,
-    _option(
+    option(
         "--device",
         panel=_MODEL,
         metavar="NAME",
@@ -214,7 +45,7 @@ Device = Annotated[
 ]
 Dtype = Annotated[
     str | None,
-    _option(
+    option(
         "--dtype",
         panel=_MODEL,
         metavar="NAME",
@@ -223,7 +54,7 @@ Dtype = Annotated[
 ]
 Quantize = Annotated[
     str | None,
-    _option(
+    option(
         "--quantize",
         panel=_MODEL,
         metavar="HOW",
@@ -232,7 +63,7 @@ Quantize = Annotated[
 ]
 MaxNewTokens = Annotated[
     str | None,
-    _option(
+    option(
         "--max-new-tokens",
         panel=_ANSWER,
         metavar="N",
@@ -241,7 +72,7 @@ MaxNewTokens = Annotated[
 ]
 Temperature = Annotated[
     str | None,
-    _option(
+    option(
         "--temperature",
         panel=_ANSWER,
         metavar="T",
@@ -250,7 +81,7 @@ Temperature = Annotated[
 ]
 Seed = Annotated[
     str | None,
-    _option(
+    option(
         "--seed",
         panel=_ANSWER,
         metavar="N",
@@ -270,7 +101,7 @@ Questions = Annotated[
 ]
 QuestionsFile = Annotated[
     str | None,
-    _option(
+    option(
         "--questions",
         panel=_ANSWER,
         metavar="FILE",
@@ -289,7 +120,7 @@ UseCache = Annotated[
 ]
 ShowFrames = Annotated[
     str | None,
-    _option(
+    option(
         "--show-frames",
         panel=_OUTPUT,
         metavar="FILE",
