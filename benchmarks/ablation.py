@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import asking, record
-from benchmarks.accuracy import SEEDS, interval
+from benchmarks.accuracy import SEEDS, interval, needle, pairs, pick
 from benchmarks.asking import Asking, Cell, by_cell
-from tokenreduce.demo import questions
 from tokenreduce.methods.aim_merge import AimMerge
 from tokenreduce.methods.ask_prune import AskPrune
 from tokenreduce.methods.drift_merge import DriftMerge
@@ -105,34 +104,12 @@ def result(every: Sequence[Cell], kept: Mapping[str, dict[int, Any]]) -> list[di
         base = first.setdefault(cell.extra.get("share", cell.extra.get("preset")), rows)
         mean = sum(row["mean_tokens"] for row in rows.values()) / len(rows)
         entry = {**cell.extra, "mean": mean}
-        for name, needles in (("all", False), ("needles", True)):
-            entry[name] = interval(_right(rows, needles=needles))
+        for name, which in (("all", bool), ("needles", needle)):
+            entry[name] = interval(pick(rows, which))
             if base is not rows:
-                entry[f"{name} over first"] = interval(_apart(rows, base, needles=needles))
+                entry[f"{name} over first"] = interval(pairs(rows, base, which))
         found.append(entry)
     return found
-
-
-def _wanted(answer: Mapping[str, Any], *, needles: bool) -> bool:
-    return not needles or answer["kind"] in questions.NEEDLES
-
-
-def _right(rows: Mapping[int, Any], *, needles: bool) -> list[list[float]]:
-    return [
-        [float(a["correct"]) for a in row["answers"] if _wanted(a, needles=needles)]
-        for row in rows.values()
-    ]
-
-
-def _apart(rows: Mapping[int, Any], base: Mapping[int, Any], *, needles: bool) -> list[list[float]]:
-    return [
-        [
-            float(a["correct"]) - float(b["correct"])
-            for a, b in zip(row["answers"], base[index]["answers"], strict=True)
-            if _wanted(a, needles=needles)
-        ]
-        for index, row in rows.items()
-    ]
 
 
 def _line(one: Mapping[str, Any]) -> str:

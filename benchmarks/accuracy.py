@@ -118,8 +118,8 @@ def result(
         rivals = RIVALS if cell.extra["method"] != OWN else recipe_names()
         one["over"] = {
             rival: {
-                "all": _difference(rows, other),
-                "needles": _difference(rows, other, needles=True),
+                "all": interval(pairs(rows, other, bool)),
+                "needles": interval(pairs(rows, other, needle)),
             }
             for rival in rivals
             if (other := _same(kept, cell, rival)) is not None
@@ -152,33 +152,36 @@ def _mean(rows: Mapping[int, Any], what: str) -> float:
 
 def _figures(rows: Mapping[int, Any]) -> dict[str, Any]:
     picked = {
-        "all": _pick(rows, bool),
-        "answerable": _pick(rows, lambda a: a["answerable"]),
-        "needles": _pick(rows, lambda a: a["kind"] in questions.NEEDLES),
+        "all": pick(rows, bool),
+        "answerable": pick(rows, lambda a: a["answerable"]),
+        "needles": pick(rows, needle),
     }
-    kinds = {kind: _pick(rows, lambda a, k=kind: a["kind"] == k) for kind in questions.KINDS}
+    kinds = {kind: pick(rows, lambda a, k=kind: a["kind"] == k) for kind in questions.KINDS}
     return {name: interval(own) for name, own in picked.items()} | {
         "by_kind": {kind: interval(own) for kind, own in kinds.items()}
     }
 
 
-def _pick(rows: Mapping[int, Any], which: Any) -> list[list[float]]:
+def needle(answer: Mapping[str, Any]) -> bool:
+    """Whether it was asked about something small or brief."""
+    return answer["kind"] in questions.NEEDLES
+
+
+def pick(rows: Mapping[int, Any], which: Any) -> list[list[float]]:
     """Right (1) and wrong (0) of the questions that `which` takes, clip by clip."""
     return [[float(a["correct"]) for a in row["answers"] if which(a)] for row in rows.values()]
 
 
-def _difference(
-    rows: Mapping[int, Any], other: Mapping[int, Any], *, needles: bool = False
-) -> dict[str, float]:
-    pairs = [
+def pairs(rows: Mapping[int, Any], other: Mapping[int, Any], which: Any) -> list[list[float]]:
+    """Right or wrong in `rows` less the same in `other`, of what `which` takes, clip by clip."""
+    return [
         [
             float(a["correct"]) - float(b["correct"])
             for a, b in zip(row["answers"], other[index]["answers"], strict=True)
-            if not needles or a["kind"] in questions.NEEDLES
+            if which(a)
         ]
         for index, row in rows.items()
     ]
-    return interval(pairs)
 
 
 def interval(clips: Sequence[Sequence[float]], draws: int = DRAWS) -> dict[str, float]:

@@ -15,12 +15,12 @@ import argparse
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import asking, record
-from benchmarks.accuracy import SEEDS, interval
+from benchmarks.accuracy import SEEDS, interval, pairs, pick
 from benchmarks.asking import Asking, Cell, by_cell
 from benchmarks.needles_clips import BUDGET, FRAMES, NEEDLE_SECONDS, SAMPLINGS, cells, film
 from tokenreduce.demo import questions
@@ -176,10 +176,10 @@ def _hours(kept: Mapping[str, Rows]) -> Iterator[dict[str, Any]]:
             "claimed": cell.extra["way"] in plain,
             "clips": len(rows),
             **{name: _mean(rows, name) for name in ("frames", "repeats", "tokens", "text_tokens")},
-            "all": interval(_marks(rows, _every)),
-            "answerable": interval(_marks(rows, lambda answer: bool(answer["answerable"]))),
+            "all": interval(pick(rows, bool)),
+            "answerable": interval(pick(rows, lambda answer: bool(answer["answerable"]))),
             "by_kind": {
-                kind: interval(_marks(rows, lambda answer, kind=kind: answer["kind"] == kind))
+                kind: interval(pick(rows, lambda answer, kind=kind: answer["kind"] == kind))
                 for kind in questions.NEEDLES
             },
         }
@@ -193,36 +193,21 @@ def _repeats(kept: Mapping[str, Rows]) -> Iterator[dict[str, Any]]:
             off, auto = kept.get(f"{name} off"), kept.get(f"{name} auto")
             if off is None or auto is None:
                 continue
-            pairs = zip(_marks(auto, _every), _marks(off, _every), strict=True)
             yield {
                 "clips": group,
                 "sampling": sampling,
-                "off": interval(_marks(off, _every)),
-                "auto": interval(_marks(auto, _every)),
-                "difference": interval(
-                    [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
-                ),
+                "off": interval(pick(off, bool)),
+                "auto": interval(pick(auto, bool)),
+                "difference": interval(pairs(auto, off, bool)),
                 "sampled": _mean(off, "frames"),
                 "encoded": _mean(auto, "frames"),
                 "tokens": {"off": _mean(off, "tokens"), "auto": _mean(auto, "tokens")},
             }
 
 
-def _every(answer: Mapping[str, Any]) -> bool:
-    return True
-
-
 def _mean(rows: Rows, name: str) -> float:
     found = [row[name] for row in rows.values() if name in row]
     return float(sum(found) / len(found)) if found else 0.0
-
-
-def _marks(rows: Rows, which: Callable[..., bool]) -> list[list[float]]:
-    """Right (1) and wrong (0), clip by clip."""
-    return [
-        [float(answer["correct"]) for answer in row["answers"] if which(answer)]
-        for row in rows.values()
-    ]
 
 
 if __name__ == "__main__":
