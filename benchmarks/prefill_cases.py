@@ -166,7 +166,7 @@ class Bench:
         torch.set_default_dtype(dtype)
         try:
             with device:
-                model = HostedQwen2(config).eval()  # type: ignore[no-untyped-call]
+                model = HostedQwen2(config).eval()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         finally:
             torch.set_default_dtype(before)
         prepare(model)
@@ -220,11 +220,11 @@ class Bench:
         timed = _Timed(prune.method, self.device)
         stack = stack_of(self.model)
         if case.way == "stock":
-            stack.set_attn_implementation("sdpa")  # type: ignore[attr-defined]
+            stack.set_attn_implementation("sdpa")  # type: ignore[attr-defined]  # untyped there
             cache = DynamicCache()
             self.model(inputs_embeds=embeds, past_key_values=cache, logits_to_keep=1)
         elif case.way == "engine":
-            stack.set_attn_implementation(attention.NAME)  # type: ignore[attr-defined]
+            stack.set_attn_implementation(attention.NAME)  # type: ignore[attr-defined]  # untyped there
             grid = Layout(1, 1, n)
             prompt = Prompt(embeds, places, tokens, grid)
             cache = DynamicCache()

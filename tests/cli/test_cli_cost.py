@@ -21,7 +21,7 @@ Part = Callable[[str], ModuleType]
 
 NARROW = """\
 model          lmms-lab/LLaVA-Video-7B-Qwen2, nf4
-preset         balanced: aim-merge + aim-prune, seed 0
+preset         aim: aim-merge + aim-prune, seed 0
 frames         64 of 64 asked for, from 0.00 s to 1834.56 s
 visual tokens  13,440 raw -> 3,360 merged (25.0% kept) -> 0
                at the last layer
@@ -42,7 +42,7 @@ peak memory    6.1 GiB device, 2.3 GiB host
 
 WIDE_ASCII = """\
 model          lmms-lab/LLaVA-Video-7B-Qwen2, nf4
-preset         balanced: aim-merge + aim-prune, seed 0
+preset         aim: aim-merge + aim-prune, seed 0
 frames         64 of 64 asked for, from 0.00 s to 1834.56 s
 visual tokens  13,440 raw -> 3,360 merged (25.0% kept) -> 0 at the last layer
 per LLM layer  ###############*+==-:.______  mean 2,220

@@ -55,9 +55,7 @@ def test_the_settings_default_to_what_the_library_defaults_to(part: Callable[[st
     from tokenreduce.pipeline import answer
 
     parameters = inspect.signature(answer).parameters
-    assert (
-        parameters["cache"].default is None
-    )  # the library is given one, the command opens its own
+    assert parameters["cache"].default is None  # it is given one, the command opens its own
     for setting in part("settings").SETTINGS:
         if setting.name != "use_cache":
             assert parameters[setting.name].default == setting.default

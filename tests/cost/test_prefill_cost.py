@@ -53,7 +53,7 @@ def model() -> HostedQwen2:
         vocab_size=SPEC.vocab,
         max_position_embeddings=SPEC.context,
     )
-    made = HostedQwen2(config).eval()  # type: ignore[no-untyped-call]
+    made = HostedQwen2(config).eval()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     prepare(made)
     assert isinstance(made, HostedQwen2)
     return made

@@ -216,7 +216,7 @@ def test_another_video_is_read_afresh(qwen2: Any) -> None:
     equal(again, read(other, prunes))
     assert again.reused.positions == 5  # what is said before it
     assert again.stem is not None
-    assert torch.equal(again.stem.embeds, other.embeds)  # type: ignore[arg-type]
+    assert torch.equal(again.stem.embeds, other.embeds)  # type: ignore[arg-type]  # both have a stem, from above
 
 
 def test_a_long_prompt_of_another_video_is_read_without_a_mask() -> None:

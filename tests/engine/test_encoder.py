@@ -80,10 +80,10 @@ def tower(kind: str, rows: int = 3) -> Tower:
         torch.manual_seed(3)
         pixels = torch.randn(rows, 3, 14 * SIDE, 14 * SIDE)
         if kind == "clip":
-            clip = CLIPVisionModel(CLIPVisionConfig(**SIZES)).eval()  # type: ignore[arg-type]
+            clip = CLIPVisionModel(CLIPVisionConfig(**SIZES)).eval()  # type: ignore[arg-type]  # sizes of mixed types, by name
             _spread(clip)
             return Tower(clip.encoder.layers, clip.pre_layrnorm(clip.embeddings(pixels)), 1)
-        config = SiglipVisionConfig(**SIZES, vision_use_head=False)  # type: ignore[arg-type]
+        config = SiglipVisionConfig(**SIZES, vision_use_head=False)  # type: ignore[arg-type]  # as above
         siglip = SiglipVisionModel(config).eval()
         _spread(siglip)
         return Tower(siglip.encoder.layers, siglip.embeddings(pixels), 0)

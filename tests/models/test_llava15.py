@@ -369,7 +369,7 @@ def test_pixel_values_are_those_of_the_clip_processor(both: Both, size: tuple[in
     generator = torch.Generator().manual_seed(size[0])
     pixels = torch.randint(0, 256, (size[1], size[0], 3), dtype=torch.uint8, generator=generator)
     picture = Image.fromarray(pixels.numpy())
-    processor: Any = CLIPImageProcessorPil(**PREPROCESSOR)  # type: ignore[arg-type]
+    processor: Any = CLIPImageProcessorPil(**PREPROCESSOR)  # type: ignore[arg-type]  # sizes of mixed types, by name
     wanted = processor(picture, return_tensors="pt")["pixel_values"]
     found = torch.from_numpy(prepared(picture, both.ours.spec, alone=True))
     torch.testing.assert_close(pixel_values(found, both.ours.spec), wanted, rtol=0, atol=2e-6)

@@ -67,7 +67,7 @@ def write(
     folder: Path, model: LlavaOnevisionForConditionalGeneration, naming: str, tokenizer: object
 ) -> None:
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
+    tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]  # transformers leaves it untyped
     preprocessor = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.25]}
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     if naming == "saved":

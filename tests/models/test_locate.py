@@ -119,7 +119,7 @@ def test_unknown_names(name: str, hint: str) -> None:
 def test_two_revisions_and_revisions_of_folders(checkpoint: Path) -> None:
     assert "two revisions" in said(lambda: resolve("a/b@x", revision="y"), SettingError)
     for name in (str(checkpoint), DEMO):
-        assert "no revisions" in said(lambda n=name: resolve(n, revision="y"), SettingError)  # type: ignore[misc]
+        assert "no revisions" in said(lambda n=name: resolve(n, revision="y"), SettingError)  # type: ignore[misc]  # a lambda's default has no type
 
 
 @pytest.mark.parametrize("call", [read_spec, load])

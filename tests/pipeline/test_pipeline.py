@@ -43,7 +43,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ask(clip: Path, model: VideoModel, **options: object) -> Answer:
     wanted = {"frames": 8, "model": model, **options}
-    return tokenreduce.answer(clip, QUESTION, **wanted)  # type: ignore[arg-type]
+    return tokenreduce.answer(clip, QUESTION, **wanted)  # type: ignore[arg-type]  # keywords of mixed types
 
 
 @pytest.mark.parametrize("budget", [1, 9, 41, 100, 335, 5000])
@@ -202,7 +202,7 @@ class Exhausted:
 @pytest.mark.parametrize("at", ["look", "generate"])
 def test_a_full_device_is_no_bug(clip: Path, model: VideoModel, at: str) -> None:
     with pytest.raises(CapacityError, match="smaller --budget"):
-        ask(clip, Exhausted(model, at))  # type: ignore[arg-type]
+        ask(clip, Exhausted(model, at))  # type: ignore[arg-type]  # a stand-in that runs out
 
 
 def test_more_frames_than_the_header_says_are_counted(clip: Path, model: VideoModel) -> None:

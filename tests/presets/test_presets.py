@@ -55,7 +55,7 @@ def test_every_shipped_preset_reads(name: str) -> None:
     assert preset.summary == preset_summary(name)
     assert 10 < len(preset.summary) <= 100
     with pytest.raises(FrozenInstanceError):
-        preset.keep = Fraction(1)  # type: ignore[misc]
+        preset.keep = Fraction(1)  # type: ignore[misc]  # frozen: that is the test
 
 
 def test_the_shipped_presets_are_what_the_documentation_says() -> None:
@@ -258,7 +258,7 @@ def test_unknown_name_lists_the_names_and_the_nearest() -> None:
         (lambda path: path.write_bytes(b"#" * (2 << 20)), "larger than 1 MiB"),
     ],
 )
-def test_unusable_files(tmp_path: Path, make, says: str) -> None:  # type: ignore[no-untyped-def]
+def test_unusable_files(tmp_path: Path, make, says: str) -> None:  # type: ignore[no-untyped-def]  # parametrised by callables
     path = tmp_path / "mine.toml"
     make(path)
     with pytest.raises(SettingError, match=says):

@@ -256,8 +256,8 @@ def test_memory_is_limited(tmp_path: Path, tiny_video: Path) -> None:
         (Request(4, 8, start=-1), "start is -1 s"),
         (Request(4, 8, start=float("nan")), "start is nan s"),
         (Request(4, 8, start=1, stop=0.5), "stop is 0.5 s"),
-        (Request(4, 8, decoder="ffmpeg"), "decoder is 'ffmpeg'; it can be auto, pyav, decord"),  # type: ignore[arg-type]
-        (Request(4, 8, seek="near"), "seek is 'near'; it can be exact, keyframe"),  # type: ignore[arg-type]
+        (Request(4, 8, decoder="ffmpeg"), "decoder is 'ffmpeg'; it can be auto, pyav, decord"),  # type: ignore[arg-type]  # no such decoder: that is the test
+        (Request(4, 8, seek="near"), "seek is 'near'; it can be exact, keyframe"),  # type: ignore[arg-type]  # no such way
     ],
 )
 def test_impossible_requests(

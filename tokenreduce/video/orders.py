@@ -28,7 +28,7 @@ a time of its own."""
 
 SWEEP_FRAMES = 16
 """PyAV ties a frame and its side data to each other, so that only the collector frees them. Left to
-itself it comes after hundreds of frames: 300 MB of 720p, gigabytes of 4K."""
+itself it comes after hundreds of frames: hundreds of megabytes of 720p, more of larger pictures."""
 
 
 def probe(path: str, limits: Limits, beat: Beat) -> Probe:
