@@ -40,7 +40,7 @@ def test_a_family_is_measured_member_by_member(checkout: None) -> None:
     code = f"""
         import subprocess, sys, time
         x = bytearray(b"x") * (48 << 20)
-        while time.process_time() < .3: pass
+        while time.process_time() < 1: pass
         subprocess.run([sys.executable, "-I", "-S", "-c", {child!r}])
         print("out"); sys.exit(3)
     """
@@ -49,8 +49,8 @@ def test_a_family_is_measured_member_by_member(checkout: None) -> None:
     assert 48 * MIB <= run.main_peak_bytes < 90 * MIB
     assert 96 * MIB <= run.child_peak_bytes < 140 * MIB
     assert 144 * MIB <= run.both_peak_bytes <= run.main_peak_bytes + run.child_peak_bytes
-    assert run.cpu_seconds >= 0.3 > run.child_cpu_seconds
-    assert run.wall_seconds >= 1.3
+    assert run.cpu_seconds >= 1 > 2 * run.child_cpu_seconds
+    assert run.wall_seconds >= 2
 
 
 STAND_IN = """
