@@ -1,4 +1,4 @@
-"""What is to be asked: a file with its questions. Knows neither where they come from nor who asks."""
+"""What is to be asked: a file with its questions. Knows not where they come from nor who asks."""
 
 from __future__ import annotations
 
