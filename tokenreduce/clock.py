@@ -21,6 +21,7 @@ class Clock:
         self._open: list[Part] = []
         self._since = 0.0
         self._start = self._question = self._first = time.perf_counter()
+        self._paused: float | None = None
 
     @contextmanager
     def part(self, part: Part, total: int | None = None) -> Iterator[None]:
@@ -70,6 +71,16 @@ class Clock:
     def question_begins(self) -> None:
         """From here the time to the first token counts: the model is loaded."""
         self._question = time.perf_counter()
+
+    def pause(self) -> None:
+        """Until `resume` nothing counts: what was prepared waits for its question."""
+        self._paused = time.perf_counter()
+
+    def resume(self, watch: Watcher) -> None:
+        """Goes on where it was paused, and tells `watch`."""
+        waited = 0.0 if self._paused is None else time.perf_counter() - self._paused
+        self._start, self._question = self._start + waited, self._question + waited
+        self._watch, self._paused = watch, None
 
     def first_token(self) -> None:
         self._first = time.perf_counter()

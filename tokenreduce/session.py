@@ -21,7 +21,7 @@ from tokenreduce.opening import Kept, Opened, Wanted, opened
 from tokenreduce.plan import Overrides, Plan, check_context, check_question
 from tokenreduce.preset import Preset
 from tokenreduce.remember import identity
-from tokenreduce.replying import Turn, asked, timed, words
+from tokenreduce.replying import Turn, asked, foreseen, words
 from tokenreduce.result import Answer
 from tokenreduce.sheet import Sheet
 from tokenreduce.subject import Footage
@@ -52,6 +52,9 @@ class Session:
     cache      of visual tokens; None keeps nothing and finds nothing. Only for models by name
     keep_sheet thumbnails of the frames are kept, in `sheet`; then the cache is not asked
     many       further questions are expected, so what the model has read is kept for them
+    named      under which name a loaded model was loaded, with `placing`; without, nothing of it
+               is kept in the cache
+    decoder    lent: it outlives the session, and nothing else uses it meanwhile
 
     Nothing is read before the first question. Not for several threads at once. Leave the `with`
     block or call `close`: no decoding child outlives it.
@@ -67,13 +70,16 @@ class Session:
         cache: Cache | None = None,
         keep_sheet: bool = False,
         many: bool = False,
+        named: str | None = None,
+        decoder: Decoder | None = None,
         watch: Watcher = ignore,
     ) -> None:
         self._wanted = wanted
         self._model = model
-        self._name = model if isinstance(model, str) else None
+        self._name = model if isinstance(model, str) else named
         self._placing = placing or Placing()
-        self._child = Decoder(limits or Limits())
+        self._lent = decoder is not None
+        self._child = decoder or Decoder(limits or Limits())
         self._cache = cache
         self._keep_sheet = keep_sheet
         self._many = many
@@ -82,6 +88,7 @@ class Session:
         self._viewed: Viewed | None = None
         self._stem: Stem | None = Stem() if many else None
         self._troubled = False
+        self._prepared: Clock | None = None
         self.sheet: Sheet | None = None
 
     def __enter__(self) -> Session:
@@ -96,7 +103,8 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        self._child.close()
+        if not self._lent:
+            self._child.close()
 
     @property
     def viewed(self) -> Viewed | None:
@@ -107,6 +115,20 @@ class Session:
     def plan(self) -> Plan | None:
         """What is done with the file; None before the first question."""
         return None if self._opened is None else self._opened.plan
+
+    def prepare(self, watch: Watcher | None = None) -> None:
+        """Decodes and encodes now what the first question would have; its account will hold it.
+
+        In another thread than the one that asks, if one follows the other. Raises what `ask` would.
+        """
+        if self._viewed is not None:
+            return
+        clock = Clock(watch or self._watch)
+        model, about = self._begin(clock)
+        with memory.sufficient(_TOO_SMALL):
+            self._viewed = self._view(model, about, clock)
+        clock.pause()
+        self._prepared = clock
 
     def ask(
         self,
@@ -122,14 +144,19 @@ class Session:
         instead of the session's. Raises a TokenReduceError for whatever the caller can mend; the
         session can be asked again after it.
         """
-        asking, clock = check_question(question), Clock(watch or self._watch)
-        about = self._open(clock)
-        model = self._loaded(clock)
-        memory.reset_device_peak(model.device)
-        clock.question_begins()
-        _check_text(model, asking, about, self._viewed)
+        asking, seen = check_question(question), watch or self._watch
+        clock, self._prepared = self._prepared, None
+        paid = self._viewed is not None and clock is None
+        if clock is None:
+            clock = Clock(seen)
+            model, about = self._begin(clock)
+        else:
+            clock.resume(seen)
+            model, about = self._loaded(clock), self._open(clock)
+        if self._viewed is None:  # then it can be refused before anything is decoded
+            text = foreseen(model, asking, about.plan, about.subject)
+            check_context(about.plan, model.spec, text, about.plan.raw)
         _warn_of_toy_world(model, asking, clock)
-        paid = self._viewed is not None
         with memory.sufficient(_TOO_SMALL):
             viewed = self._viewed = self._viewed or self._view(model, about, clock)
             # A toy that was taught single questions would only be confused by a conversation.
@@ -161,8 +188,15 @@ class Session:
             wanted.settled(self._spec(), None)
         else:
             self._opened = opened(wanted, self._spec(), self._child, self._kept(), Clock())
-        self._wanted, self._viewed = wanted, None
+        self._wanted, self._viewed, self._prepared = wanted, None, None
         self._stem = Stem() if self._many else None
+
+    def _begin(self, clock: Clock) -> tuple[VideoModel, Opened]:
+        about = self._open(clock)
+        model = self._loaded(clock)
+        memory.reset_device_peak(model.device)
+        clock.question_begins()
+        return model, about
 
     def _spec(self) -> ModelSpec:
         if isinstance(self._model, str):
@@ -209,20 +243,6 @@ class Session:
                 self._troubled = True
                 clock.warn(shelf.cache.trouble)
         return viewed
-
-
-def _check_text(model: VideoModel, question: str, about: Opened, viewed: Viewed | None) -> None:
-    """Raises SettingError where the prompt will not fit, as far as it can be told before decoding,
-    with evenly spaced stand-ins for the frames' times."""
-    plan, sentence = about.plan, None
-    if viewed is not None:
-        return
-    if isinstance(about.subject, Footage):
-        spec, seconds = model.spec, about.subject.probe.seconds
-        frames = max(1, plan.raw // spec.layout(1).per_frame)
-        times = [i * seconds / frames for i in range(frames)]
-        sentence = timed(model, plan, seconds, times, frames)
-    check_context(plan, model.spec, model.text_tokens(question, sentence), plan.raw)
 
 
 def _warn_of_toy_world(model: VideoModel, question: str, clock: Clock) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokenreduce.cache.digest import Digest
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -38,12 +40,12 @@ class Task:
     """A file that a worker is given, and the rows that it owes.
 
     number   of the task in this run; no two are the same
-    content  the file's digest: what a worker reads must still be that
+    digest   of the file: what a worker reads must still be that
     alone    nothing is prepared beside it: a worker died with it and another in hand
     """
 
     number: int
     path: str
-    content: str
+    digest: Digest
     wanted: tuple[Wanted, ...]
     alone: bool = False

@@ -1,0 +1,117 @@
+"""What is prepared ahead of its question, in another thread: the same answer, the same account."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tokenreduce.cache.store import Cache
+from tokenreduce.demo import clips
+from tokenreduce.errors import InputError
+from tokenreduce.events import Event, Started
+from tokenreduce.models.base import Sampling, VideoModel
+from tokenreduce.opening import Wanted
+from tokenreduce.plan import Overrides
+from tokenreduce.session import Session
+from tokenreduce.video.decoder import Decoder
+
+QUESTION, OTHER = "What colour is the star that appears briefly?", "How many stars appear?"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    clips.write(path, clips.draw(7, 0)[0], 4, size=96)
+    return path
+
+
+@pytest.fixture
+def wanted(clip: Path) -> Wanted:
+    return Wanted(clip, "balanced", Overrides(frames=12), Sampling(8))
+
+
+def _in_a_thread(session: Session) -> None:
+    thread = threading.Thread(target=session.prepare)
+    thread.start()
+    thread.join()
+
+
+def test_the_answer_and_who_pays_are_as_without(wanted: Wanted, demo: VideoModel) -> None:
+    with Session(wanted, model=demo) as session:
+        plain = [session.ask(QUESTION), session.ask(OTHER)]
+    with Session(wanted, model=demo) as session:
+        clock = [time.perf_counter()]
+        _in_a_thread(session)
+        session.prepare()  # again: nothing is left to do
+        clock.append(time.perf_counter())
+        time.sleep(0.5)
+        clock.append(time.perf_counter())
+        made = [session.ask(QUESTION)]
+        clock.append(time.perf_counter())
+        made.append(session.ask(OTHER))
+    for one, other in zip(made, plain, strict=True):
+        assert one.answer == other.answer
+        assert one.tokens == other.tokens
+        assert one.flops == other.flops
+        assert one.frames == other.frames
+    assert made[0].frames.source == "decoded"
+    assert min(made[0].seconds.decode, made[0].seconds.encode) > 0
+    spent = made[0].seconds
+    assert spent.total >= spent.decode + spent.encode + spent.reduce + spent.prefill
+    # What it waited for its question is nobody's time.
+    assert spent.first_token <= spent.total <= clock[1] - clock[0] + clock[3] - clock[2]
+
+
+def test_what_happens_is_told_to_who_watches_then(wanted: Wanted, demo: VideoModel) -> None:
+    before: list[str] = []
+    after: list[str] = []
+
+    def into(parts: list[str]) -> object:
+        def note(event: Event) -> None:
+            if isinstance(event, Started):
+                parts.append(event.part)
+
+        return note
+
+    with Session(wanted, model=demo) as session:
+        session.prepare(into(before))  # type: ignore[arg-type]  # a watcher
+        session.ask(QUESTION, watch=into(after))  # type: ignore[arg-type]  # a watcher
+    assert before[0] == "probe"
+    assert {"decode", "encode"} <= set(before)
+    assert after == ["prefill", "answer"]
+
+
+def test_a_file_that_cannot_be_read_fails_when_it_is_prepared(
+    tmp_path: Path, demo: VideoModel
+) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with Session(Wanted(tmp_path / "a.mp4"), model=demo) as session:
+        for attempt in (session.prepare, lambda: session.ask(QUESTION)):
+            with pytest.raises(InputError):
+                attempt()
+
+
+def test_a_lent_decoder_outlives_its_sessions(wanted: Wanted, demo: VideoModel) -> None:
+    with Decoder() as decoder:
+        children = set()
+        for _ in range(2):
+            with Session(wanted, model=demo, decoder=decoder) as session:
+                session.prepare()
+            children.add(decoder.pid)
+        assert len(children) == 1
+        assert None not in children
+
+
+def test_a_loaded_model_with_a_name_uses_the_cache(
+    wanted: Wanted, demo: VideoModel, tmp_path: Path
+) -> None:
+    cache = Cache(tmp_path / "cache")
+    with Session(wanted, model="demo", cache=cache) as session:
+        session.ask(QUESTION)
+    for name, source in ((None, "decoded"), ("demo", "cache")):
+        with Session(wanted, model=demo, named=name, cache=cache) as session:
+            session.prepare()
+            assert session.ask(QUESTION).frames.source == source
