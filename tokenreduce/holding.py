@@ -2,7 +2,9 @@
 
 Then all that is held goes one step further, and what comes later takes the same steps, so that an
 early frame fares like a late one, and memory does not grow with the video. Frames go through in
-groups of a fixed size: how they were handed over changes no bit. Knows no newlines and no budget.
+groups of a fixed size: how they were handed over changes no bit. They are kept in few long tensors:
+thousands of small ones, made between the large ones that come and go with every chunk, would leave
+gaps in the heap that nothing fits into. Knows no newlines and no budget.
 """
 
 from __future__ import annotations
@@ -102,9 +104,14 @@ class Way:
         return tuple(counts[1:])
 
     def thinned(self, held: Held, keep: int) -> Held:
-        """To `keep` tokens a frame."""
+        """To `keep` tokens a frame, AT_ONCE frames at a time."""
         if keep >= held.tokens.count:
             return held
+        rows = torch.arange(held.tokens.rows, device=held.frame.device)
+        parts = [held] if len(rows) <= AT_ONCE else map(held.rows, rows.split(AT_ONCE))
+        return Held.cat([self._thinned(part, keep) for part in parts])
+
+    def _thinned(self, held: Held, keep: int) -> Held:
         if self.method is None:
             raise ValueError(f"{held.tokens.count} tokens to {keep}: no method to reduce them")
         grid = Layout(1, self.one.rows, self.one.columns)
@@ -166,7 +173,7 @@ class Frames:
     def add(self, group: Held) -> None:
         for step in self._taken:
             group = self._step(group, step)
-        self._held.append(group)
+        self._keep(group)
         while self.way.method is not None and self._count() > self.most:
             step = self._levels.pop(0) if self._levels else 0
             self._taken.append(step)
@@ -176,6 +183,14 @@ class Frames:
 
     def all(self) -> Held:
         return Held.cat(self._held)
+
+    def _keep(self, group: Held) -> None:
+        """Beside what came before it, once there is as much of both: a token is copied as often as
+        what is held can double, and the parts held stay as few."""
+        self._held.append(group)
+        while len(self._held) > 1 and self._held[-2].tokens.rows <= self._held[-1].tokens.rows:
+            last = self._held.pop()
+            self._held[-1] = Held.cat([self._held[-1], last])
 
     def _count(self) -> int:
         return sum(held.tokens.rows * held.tokens.count for held in self._held)

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tokenreduce.budget import Layout, Newline
-from tokenreduce.holding import AT_ONCE, Held
+from tokenreduce.holding import AT_ONCE, Frames, Held
 from tokenreduce.methods import METHODS
 from tokenreduce.reducer import Reducer
 from tokenreduce.seen import Evidence
@@ -127,6 +127,22 @@ def test_what_is_held_does_not_grow(name: str, site: Site) -> None:
         assert reducer.finish().count == budget
     assert most[0] > budget
     assert max(most) <= 100 + AT_ONCE * EACH
+
+
+@pytest.mark.parametrize("resident", [100, 10**6])
+def test_what_is_held_lies_in_few_tensors(resident: int) -> None:
+    """And in none that is larger than what is read of it: either would keep far more memory from
+    use than the tokens take."""
+    x, shown = features(900), evidence(900, "frames")
+    reducer = Reducer(Layout(1, SIDE, SIDE), 40, METHODS["evit"](), None, resident=resident)
+    for groups, part in enumerate(torch.arange(900).split(AT_ONCE), 1):
+        reducer.add(x[part], shown.rows(part))
+        held = reducer._held
+        assert isinstance(held, Frames)
+        assert len(held._held) <= groups.bit_length() + 1
+        for tensor in (block.tokens.x for block in held._held):
+            assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    assert reducer.finish().count == 40
 
 
 def tokens_held(reducer: Reducer) -> int:
