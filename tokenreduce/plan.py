@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import get_args
 
 from tokenreduce.budget import Layout, NewlineKeep
-from tokenreduce.errors import InputError, SettingError
+from tokenreduce.errors import SettingError
 from tokenreduce.inside import patches_of, shares_of
 from tokenreduce.models.base import Prune, Sampling
 from tokenreduce.models.spec import ModelSpec
@@ -20,6 +20,7 @@ from tokenreduce.models.vision import Within
 from tokenreduce.moments import parse, span
 from tokenreduce.planned import Overrides, Plan
 from tokenreduce.preset import Preset, Stage, method_label
+from tokenreduce.question import check_question
 from tokenreduce.recipes import FEWER_FRAMES, with_method
 from tokenreduce.stills import available
 from tokenreduce.video.repeats import AUTO
@@ -33,8 +34,6 @@ __all__ = [
     "of_video",
     "settle",
 ]
-
-MAX_QUESTION_CHARACTERS = 20_000
 
 
 def settle(
@@ -228,19 +227,6 @@ def _reachable(plan: Plan, spec: ModelSpec, laid: Sequence[Layout]) -> None:
 def native(multiple: Fraction, spec: ModelSpec) -> int:
     """A multiple of the model's native frame count, at least one frame."""
     return max(1, round(multiple * spec.native_frames))
-
-
-def check_question(question: str) -> str:
-    """The question without white space around it. Raises InputError if it is empty or too long."""
-    stripped = question.strip()
-    if not stripped:
-        raise InputError("the question is empty: give it after the file, or on standard input")
-    if len(stripped) > MAX_QUESTION_CHARACTERS:
-        raise InputError(
-            f"the question has {len(stripped):,} characters: "
-            f"at most {MAX_QUESTION_CHARACTERS:,} are allowed"
-        )
-    return stripped
 
 
 def check_context(plan: Plan, spec: ModelSpec, text: int, raw: int | None = None) -> None:
