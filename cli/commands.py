@@ -16,6 +16,7 @@ from .compare import compare
 from .demo import demo
 from .front import OneLineErrors
 from .methods import methods
+from .results import results
 
 app = typer.Typer(
     name="tokenreduce",
@@ -50,6 +51,7 @@ def main(
 app.command()(ask)
 app.command()(chat)
 app.command()(compare)
+app.add_typer(results)
 app.add_typer(cache)
 app.add_typer(demo)
 

@@ -11,9 +11,9 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tokenreduce.errors import TokenReduceError
 from tokenreduce.result import Answer
@@ -51,6 +51,14 @@ def raw(text: str) -> None:
     """Lines on stdout for another program to read."""
     _encodable()
     _put(text)
+
+
+@contextmanager
+def data() -> Iterator[BinaryIO]:
+    """stdout for bytes that are no lines. TokenReduceError if they cannot be written."""
+    with _writable():
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
 
 
 def columns(rows: Iterable[Sequence[str]]) -> None:
@@ -115,9 +123,15 @@ def show(text: Styled | str) -> None:
 
 def _put(text: str) -> None:
     """Text on stdout, at once. TokenReduceError if it cannot be written, as on a full disk."""
-    try:
+    with _writable():
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+@contextmanager
+def _writable() -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
