@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from tokenreduce.batch.ledger_base import Base
 from tokenreduce.batch.ledger_faults import LedgerError, damaged
@@ -46,6 +46,15 @@ class Settings:
     first_used: str
 
 
+class Stand(NamedTuple):
+    """What is known of a row before it is read. key: of the question and content it is about, which
+    may be others than those its id stands for now."""
+
+    status: Status
+    attempts: int
+    key: str
+
+
 @dataclass(frozen=True)
 class Counts:
     """Rows. failures: by kind, the most frequent first."""
@@ -55,6 +64,132 @@ class Counts:
     failures: Mapping[str, int]
 
     @property
+    def rows(self) -> int:
+        return self.answered + self.failed
+
+
+def ledger_of(output: str | os.PathLike[str]) -> Path:
+    """Where the ledger of an output lies."""
+    return Path(os.fspath(output) + ".ledger")
+
+
+class Ledger:
+    """Made by `create` and `open`. Threads may share it. Calls raise LedgerError, one line, where
+    the file cannot be read or written; a row whose `record` returned is never lost by that."""
+
+    def __init__(self, base: Base) -> None:
+        self.aliases = 0
+        """So many contents got a further name since it was opened."""
+        self._base = base
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> Ledger:
+        """A new one; LedgerError if there is one, or its folder is missing or not writable."""
+        path = Path(path)
+        Base.create(path)
+        return cls.open(path)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        readonly: bool = False,
+        busy_seconds: float = BUSY_SECONDS,
+    ) -> Ledger:
+        """One that exists. An older version is brought up to this one, unless it is `readonly`.
+
+        busy_seconds: how long any call waits for another program that keeps it locked
+        Raises LedgerError if it is missing, not ours, damaged, newer, or older and readonly.
+        """
+        return cls(Base.open(Path(path), readonly=readonly, busy_seconds=busy_seconds))
+
+    @property
+    def path(self) -> Path:
+        return self._base.path
+
+    def close(self) -> None:
+        """May be called twice. What was recorded stays, even where this fails."""
+        self._base.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def add_settings(self, digest: str, facts: Mapping[str, str], given: Mapping[str, str]) -> None:
+        """Of settings that are known, only `given` is replaced."""
+        values = (stored(digest), ascii_json(dict(facts)), ascii_json(dict(given)), now())
+        with self._base.writing() as base:
+            base.execute(
+                "INSERT INTO settings (digest, facts, given, first_used) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (digest) DO UPDATE SET given = excluded.given",
+                values,
+            )
+
+    def settings(self) -> dict[str, Settings]:
+        """By digest, in the order they came."""
+        select = "SELECT digest, facts, given, first_used FROM settings ORDER BY turn"
+        found = {}
+        for digest, facts, given, first_used in self._base.all(select):
+            try:
+                one = Settings(restored(digest), json.loads(facts), json.loads(given), first_used)
+            except ValueError:
+                raise damaged(self.path, "settings that cannot be read") from None
+            found[one.digest] = one
+        return found
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is recorded within becomes durable when it ends, or none of it; much faster.
+
+        Other threads wait meanwhile.
+        """
+        with self._base.writing():
+            yield
+
+    def record(self, row: Row, *, forget: str | None = None) -> None:
+        """Puts a row, in place of one with the same id and settings, at the end of the order.
+
+        It is on the disk when this returns, unless `together`. forget: id of another row of the
+        same settings that goes at the same moment. Raises ValueError or TypeError, and puts
+        nothing, if JSON cannot say its answer, NaN included.
+        """
+        columns = to_columns(row)
+        with self._base.writing() as base:
+            if forget is not None:
+                base.execute(f"DELETE FROM rows WHERE {_ONE}", (stored(forget), columns[1]))
+            base.execute(_PUT, (check_of(columns), *columns))
+
+    def find(self, id: str, settings: str) -> Row | None:
+        select = f"SELECT row_check, {_LIST} FROM rows WHERE {_ONE}"
+        for columns in self._base.all(select, stored(id), stored(settings)):
+            return self._sound(columns)
+        return None
+
+    def stand(self, id: str, settings: str) -> Stand | None:
+        """Where a row stands, without its answer: for every row that is planned."""
+        select = f"SELECT status, attempts, key FROM rows WHERE {_ONE}"
+        for status, attempts, key in self._base.all(select, stored(id), stored(settings)):
+            return Stand(status, attempts, restored(key))
+        return None
+
+    def answered(self, key: str) -> Row | None:
+        """The first row with this key that was answered, under whatever id."""
+        select = (
+            f"SELECT row_check, {_LIST} FROM rows INDEXED BY rows_by_key"
+            " WHERE key = ? AND status = 'answered' ORDER BY sequence LIMIT 1"
+        )
+        for columns in self._base.all(select, stored(key)):
+            return self._sound(columns)
+        return None
+
     def rows(self) -> int:
         return self.answered + self.failed
 

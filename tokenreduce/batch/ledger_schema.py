@@ -32,6 +32,7 @@ TABLES = (
     " attempts INTEGER NOT NULL, started TEXT NOT NULL, finished TEXT NOT NULL,"
     " host TEXT NOT NULL, worker TEXT NOT NULL, answer TEXT, failure TEXT, reason TEXT,"
     " frames INTEGER, budget INTEGER, trace TEXT, UNIQUE (id, settings))",
+    "CREATE INDEX rows_by_key ON rows (key)",
     "CREATE INDEX rows_by_status ON rows (status)",
     # Counting reads this one alone, and no answers.
     "CREATE INDEX rows_counted ON rows (settings, status, failure)",
