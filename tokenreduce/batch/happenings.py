@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from tokenreduce.batch.rows import Row
 from tokenreduce.events import Part
@@ -35,6 +36,13 @@ class WorkerReady:
 
 
 @dataclass(frozen=True)
+class WorkerGone:
+    """It died or was ended, with whatever it had in hand; ready again if it is started again."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
 class Stage:
     """A worker is at this part of a file."""
 
@@ -47,9 +55,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A row is in the ledger: it will not be lost."""
+    """A row is in the ledger: it will not be lost. copied: it has the answer or the failure of
+    another row, which is counted with that one, and took nothing itself."""
 
     row: Row
+    copied: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,16 @@ class Trouble:
     worker: str | None = None
 
 
-Happening = Planned | Known | WorkerReady | Stage | Recorded | FileDone | Trouble
+@dataclass(frozen=True)
+class Stopping:
+    """The run ends before all is asked: answers on the way are waited for."""
+
+    why: Literal["interrupted", "failures"]
+
+
+Happening = (
+    Planned | Known | WorkerReady | WorkerGone | Stage | Recorded | FileDone | Trouble | Stopping
+)
 BatchWatcher = Callable[[Happening], None]
 
 
