@@ -20,7 +20,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 def of_line(text: str, name: str, line: int) -> Written:
     """The row on this line of a jsonl file. Raises InputError if it is no single object."""
-    scan = _Scan(text, name, line)
+    scan = _Scan(text.rstrip(), name, line)
     row = scan.value()
     if scan.peek():
         raise scan.wrong("more follows the object; give one object a line")

@@ -72,11 +72,11 @@ def taker(patterns: tuple[str, ...]) -> Takes:
     return lambda name: wanted.match(name) is not None
 
 
-def natural(name: str) -> tuple[str | int, ...]:
+def natural(name: str) -> tuple[tuple[str | int, ...], str]:
     """Sorts names as people count: clip2 before clip10, upper and lower case side by side."""
     parts = _DIGITS.split(name.casefold())
     # Text and numbers alternate from the first on, so that like is compared with like.
-    return (*(int(one) if at % 2 else one for at, one in enumerate(parts)), name)
+    return tuple(int(one) if at % 2 else one for at, one in enumerate(parts)), name
 
 
 def identity(path: str) -> Hashable:
