@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from . import options as o
 from . import options_seen as s
 from . import render
+from .given import chosen_from
 from .question import to_ask
 from .watch import Watch
 
@@ -57,39 +58,7 @@ def ask(
 
     The answer goes to stdout; progress and what it cost go to stderr.
     """
-    from .settings import resolve, unknown_variables
-
-    flags = {
-        "preset": preset,
-        "budget": budget,
-        "keep": keep,
-        "mean_budget": mean_budget,
-        "method": method,
-        "frames": frames,
-        "fps": fps,
-        "max_frames": max_frames,
-        "start": start,
-        "end": end,
-        "skip_duplicates": skip_duplicates,
-        "subtitles": subtitles,
-        "seek": seek,
-        "decoder": decoder,
-        "newlines": newlines,
-        "time_text": time_text,
-        "model": model,
-        "revision": revision,
-        "device": device,
-        "dtype": dtype,
-        "quantize": quantize,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "seed": seed,
-        "use_cache": use_cache,
-    }
-    chosen = resolve(flags, os.environ)
-    if not quiet:
-        for variable in unknown_variables(os.environ):
-            render.warning(f"{variable} is no setting; see 'tokenreduce ask --show-settings'")
+    chosen = chosen_from(locals(), quiet=quiet)
     if show_settings:
         _show(chosen, as_json=as_json)
         return

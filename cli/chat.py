@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +12,7 @@ from . import options as o
 from . import options_seen as s
 from . import render
 from .ask import calm_libraries
+from .given import chosen_from
 from .lines import lines
 from .talk import Talk
 
@@ -67,39 +67,7 @@ def chat(
     Questions are typed, or piped in one a line. What was said before goes along as text. Lines that
     begin with / are commands; /help lists them. Ctrl-C stops an answer, Ctrl-D leaves.
     """
-    from .settings import resolve, unknown_variables
-
-    flags = {
-        "preset": preset,
-        "budget": budget,
-        "keep": keep,
-        "mean_budget": mean_budget,
-        "method": method,
-        "frames": frames,
-        "fps": fps,
-        "max_frames": max_frames,
-        "start": start,
-        "end": end,
-        "skip_duplicates": skip_duplicates,
-        "subtitles": subtitles,
-        "seek": seek,
-        "decoder": decoder,
-        "newlines": newlines,
-        "time_text": time_text,
-        "model": model,
-        "revision": revision,
-        "device": device,
-        "dtype": dtype,
-        "quantize": quantize,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "seed": seed,
-        "use_cache": use_cache,
-    }
-    chosen = resolve(flags, os.environ)
-    if not quiet:
-        for variable in unknown_variables(os.environ):
-            render.warning(f"{variable} is no setting; see 'tokenreduce ask --show-settings'")
+    chosen = chosen_from(locals(), quiet=quiet)
     calm_libraries(quiet=quiet)
     for name in files:
         checked(name)  # before anything is typed

@@ -10,6 +10,7 @@ from tokenreduce import __version__
 
 from . import render
 from .ask import ask
+from .batch import batch
 from .cache import cache
 from .chat import chat
 from .compare import compare
@@ -49,6 +50,7 @@ def main(
 
 
 app.command()(ask)
+app.command()(batch)
 app.command()(chat)
 app.command()(compare)
 app.add_typer(results)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenreduce.batch.recipe import Recipe
     from tokenreduce.session import Session
 
 _OVER = (
@@ -27,6 +28,26 @@ _OVER = (
 )
 _PLACING = ("revision", "device", "dtype", "quantize")
 _SAMPLING = ("max_new_tokens", "temperature", "seed")
+
+
+def recipe_of(values: Mapping[str, Any]) -> Recipe:
+    """How every file of a batch is asked. values: of every setting, by name. Raises SettingError,
+    see `Recipe.of`."""
+    from tokenreduce.batch.recipe import Recipe
+    from tokenreduce.cache.store import default_folder
+    from tokenreduce.models.base import Sampling
+    from tokenreduce.plan import Overrides
+    from tokenreduce.session import Placing
+
+    return Recipe.of(
+        values["model"],
+        values["preset"],
+        Overrides(**{name: values[name] for name in _OVER}),
+        Sampling(**{name: values[name] for name in _SAMPLING}),
+        Placing(**{name: values[name] for name in _PLACING}),
+        values["subtitles"],
+        str(default_folder(os.environ)) if values["use_cache"] else None,
+    )
 
 
 def open_session(

@@ -62,12 +62,14 @@ class Done:
 
 @dataclass(frozen=True)
 class Died:
-    """A worker is gone, with whatever it had in hand. reason: one line; it could not even begin
-    where `useless`: then no other would, either."""
+    """A worker is gone, with whatever it had in hand. reason: one line.
+
+    refused: it could not load its model, and no other would: the error's type
+    """
 
     worker: str
     reason: str
-    useless: bool = False
+    refused: str | None = None
 
 
 Message = Ready | Working | Warning | Replied | Done | Died

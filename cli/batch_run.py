@@ -1,0 +1,149 @@
+"""One run of a batch, from a listing to an exit code: what is opened, in which order, and who hears
+of Ctrl-C. Knows no options."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tokenreduce.batch.driver import Driver, Outcome, Policy
+from tokenreduce.batch.feeding import Feed, Memos
+from tokenreduce.batch.happenings import Happening, Planned, Stopping
+from tokenreduce.batch.jobs import Job
+from tokenreduce.batch.output import Output
+from tokenreduce.batch.owing import Owing
+from tokenreduce.batch.pool import LocalPool, Pool, devices
+from tokenreduce.batch.sources import Listing
+from tokenreduce.cache.store import Cache
+from tokenreduce.events import Event, Warned
+from tokenreduce.video.inputs import shown
+
+from . import render
+from .batch_view import BatchView
+from .sessions import recipe_of
+from .settings import Chosen
+
+FAILURES = 3
+NOTHING = 4
+INTERRUPTED = 130
+TERMINATED = 143  # 128 + SIGTERM
+
+
+class Run:
+    """numbers: retries, timeout, max_failures and workers, None where nothing was given."""
+
+    def __init__(
+        self,
+        output: str,
+        chosen: Mapping[str, Chosen],
+        numbers: Mapping[str, Any],
+        *,
+        quiet: bool,
+    ) -> None:
+        self._output = output
+        self._recipe = recipe_of({name: one.value for name, one in chosen.items()})
+        self._given = {
+            name: str(one.value) for name, one in chosen.items() if one.source != "default"
+        }
+        self._numbers = numbers
+        self._quiet = quiet
+
+    def over(
+        self, listing: Listing, *, new: bool = False, mix: bool = False, again: bool = False
+    ) -> int:
+        """Asks what is listed and not there yet; the exit code. again: failed rows, too."""
+        self._recipe.check(self._downloading)
+        with Output.open(self._output, self._recipe, self._given, new=new, mix=mix) as output:
+            if output.moved is not None and not self._quiet:
+                render.show(f"what was there is now {shown(output.moved)}")
+            output.projection.rewrite()
+            with BatchView(quiet=self._quiet) as view:
+                try:
+                    outcome, number = self._driven(listing, output, view, again=again)
+                finally:
+                    output.finish()
+                view.summary(shown(output.path), shown(output.ledger.path))
+        return _code(outcome, number)
+
+    def _driven(
+        self, listing: Listing, output: Output, view: BatchView, *, again: bool
+    ) -> tuple[Outcome, int | None]:
+        """How it ended, and by which signal."""
+
+        def watch(happening: Happening) -> None:
+            if happening == Stopping("interrupted"):
+                view.interrupted()
+            view(happening)
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        names, threads = devices(
+            self._recipe.placing.device, self._numbers["workers"] or "auto", cores or 1
+        )
+        pool = LocalPool(self._recipe, names, threads)
+        watch(Planned(listing.files, listing.rows, pool.workers))
+        return self._run(listing.jobs, output, pool, watch, again=again)
+
+    def _run(
+        self,
+        jobs: Sequence[Job],
+        output: Output,
+        pool: Pool,
+        watch: Callable[[Happening], None],
+        *,
+        again: bool,
+    ) -> tuple[Outcome, int | None]:
+        memo = self._memo(output)
+        owing = Owing(output.ledger, self._recipe.digest, again=again)
+        driver = Driver(output.ledger, output.projection, owing, pool, self._policy, watch)
+        try:
+            with Feed(jobs, memo) as feed, _signals(driver) as number:
+                outcome = driver.run(feed)
+                return outcome, number()
+        finally:
+            pool.close()
+
+    @property
+    def _policy(self) -> Policy:
+        given = self._numbers
+        seconds = Policy.timeout_seconds if given["timeout"] is None else given["timeout"]
+        return Policy(given["retries"] or 0, given["max_failures"], seconds or None)
+
+    def _memo(self, output: Output) -> Memos:
+        """The cache's, too, so that a worker need not read a file again to know it."""
+        folder = self._recipe.cache_folder
+        return Memos((output.ledger,) if folder is None else (output.ledger, Cache(Path(folder))))
+
+    def _downloading(self, event: Event) -> None:
+        if isinstance(event, Warned) and not self._quiet:
+            render.warning(event.message)
+
+
+@contextmanager
+def _signals(driver: Driver) -> Iterator[Callable[[], int | None]]:
+    """Ctrl-C and SIGTERM go to the driver; which of them came first."""
+    came: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        driver.interrupt()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield lambda: came[0] if came else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _code(outcome: Outcome, number: int | None) -> int:
+    if outcome.stopped == "interrupted":
+        return TERMINATED if number == signal.SIGTERM else INTERRUPTED
+    if outcome.failed or outcome.known_failed:
+        return FAILURES
+    return 0 if outcome.answered else NOTHING

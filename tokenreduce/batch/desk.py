@@ -1,0 +1,229 @@
+"""One worker's work: prepares the next file while it answers about this one, and tells of both.
+
+The same in a process and in a cluster's actor: tasks come from an inbox, messages go to `send`.
+Knows neither the ledger nor other workers.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Protocol
+
+from tokenreduce.batch.jobs import Task, Wanted
+from tokenreduce.batch.messages import Done, Message, Replied, Warning, Working
+from tokenreduce.batch.recipe import Recipe
+from tokenreduce.batch.rows import Failure, SteppedDown, now
+from tokenreduce.batch.stepping import smaller
+from tokenreduce.cache.digest import unchanged
+from tokenreduce.errors import CapacityError, InputError, TokenReduceError
+from tokenreduce.events import Advanced, Event, Started, Warned
+from tokenreduce.models.base import VideoModel
+from tokenreduce.plan import Overrides
+from tokenreduce.result import Answer
+from tokenreduce.session import Session
+from tokenreduce.video.decoder import Decoder
+from tokenreduce.video.inputs import shown
+
+_SIGN_SECONDS = 0.25
+
+
+class Inbox(Protocol):
+    """Where a worker's tasks come from."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the row in hand is to be the last."""
+        ...
+
+    def get(self, *, block: bool) -> Task | None:
+        """The next task; None if there is none now, or, when blocking, ever."""
+        ...
+
+
+@dataclass
+class _Held:
+    """A task in hand. ready: once the video is prepared; its exception, if it cannot be."""
+
+    task: Task
+    session: Session
+    decoder: Decoder
+    ready: Future[None]
+    checked: bool = False
+    stepped_down: SteppedDown | None = None
+
+
+class Desk:
+    """Answers tasks one after the other until the inbox has no more. Leave the `with` block: no
+    decoding child outlives it."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: VideoModel,
+        name: str,
+        inbox: Inbox,
+        send: Callable[[Message], None],
+    ) -> None:
+        self._recipe = recipe
+        self._model = model
+        self._name = name
+        self._inbox = inbox
+        self._send = send
+        self._decoders = [Decoder(), Decoder()]  # of this file, and of the next
+        self._waiting: Task | None = None
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+
+    def __enter__(self) -> Desk:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._aside.shutdown(wait=True, cancel_futures=True)
+        for decoder in self._decoders:
+            decoder.close()
+
+    def work(self) -> None:
+        coming = self._next(block=True)
+        while coming is not None and not self._inbox.stopping:
+            held = coming
+            wait([held.ready])
+            coming = None if held.task.alone else self._next(block=False)
+            self._answer(held, coming)
+            coming = coming or self._next(block=True)
+
+    def _next(self, *, block: bool) -> _Held | None:
+        """The next task, being prepared. One that must be alone waits for the last to end."""
+        task = self._waiting or self._inbox.get(block=block)
+        self._waiting = None
+        if task is not None and task.alone and not block:
+            self._waiting, task = task, None
+        return None if task is None else self._prepared(task)
+
+    def _prepared(self, task: Task) -> _Held:
+        """Its video is decoded and encoded from now on, in another thread."""
+        decoder = self._decoders[0]
+        self._decoders.reverse()
+        many = len(task.wanted) > 1
+        over = self._recipe.over
+        session = self._recipe.session(task.path, self._model, decoder, over, many=many)
+        watch = Reporter(self._name, task.number, self._send)
+        return _Held(task, session, decoder, self._aside.submit(session.prepare, watch))
+
+    def _answer(self, held: _Held, beside: _Held | None) -> None:
+        for wanted in held.task.wanted:
+            if self._inbox.stopping:
+                return
+            self._send(self._replied(held, wanted, beside))
+        held.session.close()
+        self._send(Done(self._name, held.task.number))
+
+    def _replied(self, held: _Held, wanted: Wanted, beside: _Held | None) -> Replied:
+        started, number = now(), held.task.number
+        failure: Failure | None = None
+        answer, trace = None, None
+        try:
+            answer = self._asked(held, wanted.question, beside).to_json()
+        except TokenReduceError as error:
+            failure = Failure(type(error).__name__, one_line(error))
+        except Exception as error:  # a bug is one row's failure, with its traceback
+            if _fatal(error):
+                raise
+            failure = Failure(type(error).__name__, one_line(error))
+            trace = traceback.format_exc()
+        step = held.stepped_down
+        return Replied(self._name, number, wanted.id, started, answer, failure, step, trace)
+
+    def _asked(self, held: _Held, question: str, beside: _Held | None) -> Answer:
+        """Where memory does not suffice: again with nothing beside it, then again with half."""
+        for mend in (self._make_room, self._step_down):
+            try:
+                return self._ask(held, question)
+            except CapacityError:
+                if held.stepped_down is not None:
+                    raise
+            # Not in the handler: there the failed attempt's tensors are still held.
+            mend(held, beside)
+        return self._ask(held, question)
+
+    def _ask(self, held: _Held, question: str) -> Answer:
+        held.ready.result()
+        if not held.checked:
+            if not unchanged(held.task.path, held.task.digest):
+                raise InputError(
+                    f"{shown(held.task.path)}: changed while it was read; run again when it is done"
+                )
+            held.checked = True
+        return held.session.ask(question, watch=Reporter(self._name, held.task.number, self._send))
+
+    def _make_room(self, held: _Held, beside: _Held | None) -> None:
+        if beside is not None:
+            wait([beside.ready])
+        self._renew(held)
+
+    def _step_down(self, held: _Held, beside: _Held | None) -> None:
+        plan = held.session.plan
+        if plan is None:
+            self._renew(held)
+        else:
+            over, held.stepped_down = smaller(plan, self._recipe.over)
+            self._renew(held, over)
+
+    def _renew(self, held: _Held, over: Overrides | None = None) -> None:
+        """The task's video is prepared again, in the thread that asks."""
+        chosen = over or self._recipe.over
+        held.session = self._recipe.session(
+            held.task.path, self._model, held.decoder, chosen, many=len(held.task.wanted) > 1
+        )
+        held.ready = Future()
+        held.ready.set_result(None)
+        _free(self._model)
+
+
+class Reporter:
+    """A watcher that sends on what a driver wants to know, not too often."""
+
+    def __init__(self, worker: str, task: int, send: Callable[[Message], None]) -> None:
+        self._worker, self._task, self._send = worker, task, send
+        self._totals: dict[str, int | None] = {}
+        self._sent = 0.0
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Started(part, total):
+                self._totals[part] = total
+                self._tell(Working(self._worker, self._task, part, 0, total))
+            case Advanced(part, done):
+                if time.monotonic() - self._sent >= _SIGN_SECONDS:
+                    total = self._totals.get(part)
+                    self._tell(Working(self._worker, self._task, part, done, total))
+            case Warned(message):
+                self._send(Warning(self._worker, self._task, message))
+
+    def _tell(self, message: Working) -> None:
+        self._sent = time.monotonic()
+        self._send(message)
+
+
+def one_line(error: BaseException) -> str:
+    """What is left of a message that may be long, or empty."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 500 else text[:499] + "…"
+
+
+def _fatal(error: Exception) -> bool:
+    """After these the device is of no use to this process any more."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
+
+
+def _free(model: VideoModel) -> None:
+    """Gives back what the allocator holds for later."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,299 @@
+"""Drives a batch: hands out tasks, puts what comes back into the ledger, outlives its workers.
+
+One thread, one loop. Knows neither how a file is asked nor how anything is shown.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tokenreduce import errors
+from tokenreduce.batch import messages as m
+from tokenreduce.batch.exporting import Projection
+from tokenreduce.batch.feeding import Feed
+from tokenreduce.batch.hands import Hands
+from tokenreduce.batch.happenings import (
+    BatchWatcher,
+    FileDone,
+    Known,
+    Recorded,
+    Stage,
+    Stopping,
+    Trouble,
+    WorkerReady,
+    ignore,
+)
+from tokenreduce.batch.jobs import Task, Wanted
+from tokenreduce.batch.ledger import Ledger
+from tokenreduce.batch.owing import Owing
+from tokenreduce.batch.pool import Pool
+from tokenreduce.batch.rows import Failure, Row, now
+from tokenreduce.errors import CapacityError, ModelError, TokenReduceError
+from tokenreduce.video.inputs import shown
+
+_TICK_SECONDS = 0.2
+_MOST_FAILED_STARTS = 2
+_MENDABLE = ("InputError", "SettingError")
+"""Failures that another attempt would only repeat."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """retries: further attempts at rows that failed by anything but their input; max_failures: rows
+    that may fail before the run stops, None for any number; timeout_seconds: for one file, from
+    when it is its worker's first, None for ever."""
+
+    retries: int = 0
+    max_failures: int | None = None
+    timeout_seconds: float | None = 3600.0
+
+
+@dataclass
+class Outcome:
+    """How a run ended. asked: rows it tried; known: rows that were there before, known_failed: of
+    these, failures; stopped: why it ended before all was asked."""
+
+    answered: int = 0
+    failed: int = 0
+    known: int = 0
+    known_failed: int = 0
+    stopped: Literal["interrupted", "failures"] | None = None
+
+    @property
+    def recorded(self) -> int:
+        return self.answered + self.failed
+
+
+class Driver:
+    """One run over a feed of jobs. `interrupt` may be called from a signal handler."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        projection: Projection,
+        owing: Owing,
+        pool: Pool,
+        policy: Policy | None = None,
+        watch: BatchWatcher = ignore,
+    ) -> None:
+        self._ledger = ledger
+        self._projection = projection
+        self._owing = owing
+        self._pool = pool
+        self._policy = policy or Policy()
+        self._watch = watch
+        self._hands = Hands(pool.workers)
+        self._host = socket.gethostname()
+        self._waiting: deque[Task] = deque()
+        self._tries: dict[str, int] = {}
+        self._interrupts = 0
+        self._started = self._told_stop = False
+        self.outcome = Outcome()
+
+    def interrupt(self) -> int:
+        """Once: answers on the way are waited for; twice: they are dropped. Says which it was."""
+        self._interrupts += 1
+        return self._interrupts
+
+    def run(self, feed: Feed) -> Outcome:
+        """Until all is asked, or the run is stopped. Raises a TokenReduceError where no worker can
+        work, or the ledger cannot be written; what is recorded stays."""
+        while not self._finished(feed):
+            if self._interrupts:
+                self._stop("interrupted")
+            if self.outcome.stopped is not None:
+                self._wind_down()
+            else:
+                self._hand_out(feed)
+            message = self._pool.next(_TICK_SECONDS)
+            while message is not None:
+                self._hear(message)
+                message = self._pool.next(0.0)
+            self._end_the_late()
+        return self.outcome
+
+    def _finished(self, feed: Feed) -> bool:
+        if self._interrupts > 1:
+            return True
+        idle = self._hands.empty
+        if self.outcome.stopped is not None:
+            return idle
+        return idle and feed.exhausted and not self._waiting
+
+    def _stop(self, why: Literal["interrupted", "failures"]) -> None:
+        if self.outcome.stopped is None:
+            self.outcome.stopped = why
+            self._watch(Stopping(why))
+
+    def _wind_down(self) -> None:
+        """Waits for answers on the way, and for nothing else."""
+        for worker in self._hands.working:
+            if not self._told_stop and self._hands[worker].answering:
+                self._pool.stop(worker)
+            elif self._hands[worker].owed and not self._hands[worker].answering:
+                self._pool.kill(worker, "was stopped")
+                self._hands[worker].owed.clear()
+        self._told_stop = True
+
+    def _hand_out(self, feed: Feed) -> None:
+        while (worker := self._room()) is not None:
+            task = self._next(feed)
+            if task is None:
+                return
+            if not self._started:
+                self._started = True
+                for one in self._hands.working:
+                    self._pool.start(one)
+            if worker == "":  # none is ready yet: the first task waits for them
+                self._waiting.appendleft(task)
+                return
+            self._hands.give(worker, task)
+            self._pool.give(worker, task)
+
+    def _room(self) -> str | None:
+        """A worker that takes a task; "" where none has been started yet, so that it is known
+        whether any is needed."""
+        return self._hands.taker() if self._started else ""
+
+    def _next(self, feed: Feed) -> Task | None:
+        if self._waiting:
+            return self._waiting.popleft()
+        while (offer := feed.take(0.0 if self._started else _TICK_SECONDS)) is not None:
+            planned = self._owing.plan(offer)
+            for row in planned.recorded:
+                self._record(row)
+            if planned.known:
+                self.outcome.known += planned.known
+                self.outcome.known_failed += planned.failed
+                self._watch(Known(offer.job.path, planned.known, planned.failed))
+            if planned.task is not None:
+                return planned.task
+            if self.outcome.stopped is not None:
+                return None
+        return None
+
+    def _hear(self, message: m.Message) -> None:
+        match message:
+            case m.Ready(worker, device, seconds):
+                self._hands[worker].ready, self._hands[worker].failed_starts = True, 0
+                self._watch(WorkerReady(worker, device, seconds))
+            case m.Working(worker, number, part, done, total):
+                owed = self._hands[worker].of(number)
+                if owed is not None:
+                    owed.part = part
+                    self._watch(Stage(worker, owed.task.path, part, done, total))
+            case m.Warning(worker, number, text):
+                owed = self._hands[worker].of(number)
+                if owed is not None:
+                    self._watch(Trouble(text, owed.task.path, worker))
+            case m.Replied():
+                self._replied(message)
+            case m.Done(worker, number):
+                owed = self._hands.done(worker, number)
+                if owed is not None:
+                    self._again(replace(owed.task, wanted=tuple(owed.open.values())))
+                    self._watch(FileDone(worker, owed.task.path))
+            case m.Died(worker, reason, refused):
+                self._died(worker, reason, refused)
+
+    def _replied(self, told: m.Replied) -> None:
+        owed = self._hands[told.worker].of(told.task)
+        wanted = None if owed is None else owed.open.get(told.id)
+        if owed is None or wanted is None:
+            return
+        if told.failure is not None and self._tries_again(wanted, told.failure):
+            self._watch(Trouble(f"trying again: {told.failure.reason}", owed.task.path))
+            return  # still open: asked again when the task is done
+        del owed.open[told.id]
+        row = self._row(owed.task, wanted, told.worker, told.started)
+        self._record(
+            replace(
+                row,
+                status="answered" if told.answer is not None else "failed",
+                answer=told.answer,
+                failure=told.failure,
+                stepped_down=told.stepped_down,
+                trace=told.trace,
+            )
+        )
+
+    def _tries_again(self, wanted: Wanted, failure: Failure) -> bool:
+        tried = self._tries[wanted.id] = self._tries.get(wanted.id, 0) + 1
+        return failure.kind not in _MENDABLE and tried <= self._policy.retries
+
+    def _again(self, task: Task) -> None:
+        if task.wanted:
+            self._waiting.append(task)
+
+    def _died(self, worker: str, reason: str, refused: str | None) -> None:
+        hand = self._hands[worker]
+        hand.failed_starts += not hand.ready
+        late = hand.killed_for is not None
+        aftermath = self._hands.died(worker)
+        if self.outcome.stopped is not None:
+            hand.gone = True
+            return
+        for task in aftermath.guilty:
+            kind = "Timeout" if late else "WorkerDied"
+            self._fail(task, worker, Failure(kind, f"{shown(task.path)}: the worker {reason}"))
+        self._waiting.extendleft(reversed(aftermath.again))
+        hand.gone = refused is not None or hand.failed_starts >= _MOST_FAILED_STARTS
+        if hand.gone and not self._hands.working:
+            if refused is not None:
+                raise _refusal(refused)(reason)
+            raise CapacityError(f"no worker can start: the last one {reason}")
+        self._watch(Trouble(f"worker {worker} {reason}", worker=worker))
+        if not hand.gone:
+            self._pool.start(worker)
+
+    def _fail(self, task: Task, worker: str, failure: Failure) -> None:
+        left = tuple(one for one in task.wanted if self._tries_again(one, failure))
+        for wanted in task.wanted:
+            if wanted not in left:
+                self._record(replace(self._row(task, wanted, worker, now()), failure=failure))
+        self._again(replace(task, wanted=left, alone=True))
+
+    def _row(self, task: Task, wanted: Wanted, worker: str, started: str) -> Row:
+        return Row(
+            id=wanted.id,
+            key=wanted.key,
+            settings=self._owing.settings,
+            content=task.digest.value,
+            file=task.path,
+            question=wanted.question,
+            status="failed",
+            attempts=wanted.attempts + max(1, self._tries.get(wanted.id, 0)),
+            started=started,
+            finished=now(),
+            host=self._host,
+            worker=worker,
+        )
+
+    def _record(self, row: Row) -> None:
+        self._ledger.record(row, forget=self._owing.placeholder(row.file, row.question))
+        self._projection.append(row)
+        answered = row.status == "answered"
+        self.outcome.answered += answered
+        self.outcome.failed += not answered
+        self._tries.pop(row.id, None)
+        self._watch(Recorded(row))
+        if self.outcome.failed >= (self._policy.max_failures or self.outcome.failed + 1):
+            self._stop("failures")
+        for other in self._owing.ended(row):
+            self._record(other)
+
+    def _end_the_late(self) -> None:
+        limit = self._policy.timeout_seconds
+        if limit is None:
+            return
+        for worker, task in self._hands.late(limit):
+            self._hands[worker].killed_for = task.number
+            self._pool.kill(worker, f"was stopped, for it took more than {limit:g} s")
+
+
+def _refusal(name: str) -> type[TokenReduceError]:
+    found = getattr(errors, name, ModelError)
+    return found if issubclass(found, TokenReduceError) else ModelError

@@ -1,0 +1,110 @@
+"""Which rows of a job are still to be asked, and which are there: by what is in the ledger.
+
+Knows neither workers nor how anything is asked.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field, replace
+
+from tokenreduce.batch.feeding import Offer
+from tokenreduce.batch.jobs import Asked, Task, Wanted
+from tokenreduce.batch.ledger import Ledger
+from tokenreduce.batch.rows import Failure, Row, content_of_name, id_of, key_of, now
+from tokenreduce.cache.digest import Digest
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What became of an offer. task: None where nothing is left to ask; known, failed: rows that
+    were there before, and how many of them as failures; recorded: rows put down just now, of files
+    that cannot be read, or answered under another id."""
+
+    task: Task | None
+    known: int = 0
+    failed: int = 0
+    recorded: tuple[Row, ...] = ()
+
+
+@dataclass
+class Owing:
+    """Turns offers into tasks, each row once.
+
+    again: rows that failed before are asked again, too
+    """
+
+    ledger: Ledger
+    settings: str
+    again: bool = False
+    _number: int = 0
+    _asking: set[str] = field(default_factory=set)
+    _followers: dict[str, list[Row]] = field(default_factory=dict)
+
+    def plan(self, offer: Offer) -> Planned:
+        job, digest = offer.job, offer.digest
+        content = content_of_name(job.path) if digest is None else digest.value
+        wanted, recorded, known, failed = [], [], 0, 0
+        for asked in job.asked:
+            key = key_of(content, asked.question, self.settings)
+            id = asked.id or id_of(key)
+            stand = self.ledger.stand(id, self.settings)
+            tried = stand.attempts if stand is not None and stand.key == key else 0
+            if stand is not None and stand.key == key and not self._anew(stand.status):
+                known, failed = known + 1, failed + (stand.status == "failed")
+                continue
+            row = self._blank(id, key, content, job.path, asked, tried)
+            if digest is None:
+                failure = Failure("InputError", offer.reason)
+                recorded.append(replace(row, failure=failure, attempts=tried + 1))
+            elif key in self._asking:
+                if asked.id is not None:  # the same under a name of its own: the answer will do
+                    self._followers.setdefault(key, []).append(row)
+            elif (found := self.ledger.answered(key)) is not None:
+                recorded.append(_copied(found, row))
+            else:
+                self._asking.add(key)
+                wanted.append(Wanted(id, key, asked.question, tried))
+        if digest is not None:
+            self.ledger.name(content, job.path)
+        task = self._task(job.path, digest, wanted) if digest is not None and wanted else None
+        return Planned(task, known, failed, tuple(recorded))
+
+    def placeholder(self, path: str, question: str) -> str:
+        """The id of the row that stands for this question while the file could not be read."""
+        return id_of(key_of(content_of_name(path), question, self.settings))
+
+    def ended(self, row: Row) -> tuple[Row, ...]:
+        """Told of a row that is recorded: the rows that waited for it."""
+        self._asking.discard(row.key)
+        return tuple(_copied(row, one) for one in self._followers.pop(row.key, ()))
+
+    def _anew(self, status: str) -> bool:
+        return self.again and status == "failed"
+
+    def _blank(
+        self, id: str, key: str, content: str, path: str, asked: Asked, attempts: int
+    ) -> Row:
+        return Row(
+            id=id,
+            key=key,
+            settings=self.settings,
+            content=content,
+            file=path,
+            question=asked.question,
+            status="failed",
+            attempts=attempts,
+            started=now(),
+            finished=now(),
+            host=socket.gethostname(),
+            worker="",
+        )
+
+    def _task(self, path: str, digest: Digest, wanted: list[Wanted]) -> Task:
+        self._number += 1
+        return Task(self._number, path, digest, tuple(wanted))
+
+
+def _copied(row: Row, under: Row) -> Row:
+    """The same answer under another id and perhaps another name."""
+    return replace(row, id=under.id, file=under.file)

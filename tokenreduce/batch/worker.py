@@ -1,0 +1,124 @@
+"""A worker process: reads its recipe and tasks from one pipe, tells of its work on another.
+
+Started by `pool`. Ignores Ctrl-C, for the driver decides what that means, and ends with the driver.
+Knows neither the ledger nor other workers.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO, Literal
+
+from tokenreduce.batch.jobs import Task
+from tokenreduce.batch.messages import Died, Message, Ready
+from tokenreduce.batch.recipe import Recipe
+from tokenreduce.batch.wire import receive, send
+
+Order = Task | Literal["stop"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The first thing a worker is told. threads: of the CPU that it may use, None for all."""
+
+    worker: str
+    recipe: Recipe
+    threads: int | None = None
+
+
+class PipeInbox:
+    """Tasks as they come through the pipe. A pipe that closes ends the process: its driver is gone,
+    and nobody would hear of what it does."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self._pipe = pipe
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def get(self, *, block: bool) -> Task | None:
+        try:
+            return self._tasks.get(block=block)
+        except queue.Empty:
+            return None
+
+    def _read(self) -> None:
+        try:
+            while True:
+                order: Order = receive(self._pipe)
+                if order == "stop":
+                    self._stopping.set()
+                    self._tasks.put(None)
+                else:
+                    self._tasks.put(order)
+        except (EOFError, OSError):
+            os._exit(1)
+
+
+def main() -> None:
+    """Works until it is told to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    orders, out = _private_pipes()
+    lock = threading.Lock()
+
+    def tell(message: Message) -> None:
+        with lock:
+            send(out, message)
+
+    setup: Setup = receive(orders)
+    serve(setup, PipeInbox(orders), tell)
+    os._exit(0)  # nothing is left to tidy, and a library's thread must not keep it
+
+
+def serve(setup: Setup, inbox: PipeInbox, tell: Callable[[Message], None]) -> None:
+    """Loads the model and works through the inbox. A model that cannot be loaded is told as Died,
+    refused: the driver's user can mend it, and no other worker would fare better."""
+    from tokenreduce.batch.desk import Desk, one_line
+    from tokenreduce.errors import TokenReduceError
+    from tokenreduce.memory import sufficient
+    from tokenreduce.models.load import load
+
+    if setup.threads is not None:
+        import torch
+
+        torch.set_num_threads(setup.threads)
+    began, placing = time.perf_counter(), setup.recipe.placing
+    try:
+        with sufficient("the device's memory does not suffice for the model: try --quantize nf4"):
+            model = load(
+                setup.recipe.model,
+                device=placing.device,
+                dtype=placing.dtype,
+                quantize=placing.quantize,
+                revision=placing.revision,
+            )
+    except TokenReduceError as error:
+        tell(Died(setup.worker, one_line(error), type(error).__name__))
+        return
+    tell(Ready(setup.worker, str(model.device), time.perf_counter() - began))
+    with Desk(setup.recipe, model, setup.worker, inbox, tell) as desk:
+        desk.work()
+
+
+def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """The driver's pipes under other numbers, so that no library writes into the protocol."""
+    orders, out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return orders, out
