@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
 import threading
@@ -31,6 +32,7 @@ class Base:
     @staticmethod
     def create(path: Path) -> None:
         """An empty ledger, which is there whole or not at all. LedgerError if there is a file."""
+        Base.require_free(path)
         part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
         try:
             with system(path):
@@ -42,9 +44,7 @@ class Base:
                 durable.name_new(part, path)
         except LedgerError as error:
             if isinstance(error.__cause__, FileExistsError):
-                raise LedgerError(
-                    f"{shown(path)}: there is a ledger already; choose another output"
-                ) from error
+                raise _taken(path) from error
             raise
         finally:
             for ending in ("", "-wal", "-shm"):
@@ -66,6 +66,20 @@ class Base:
                 connection.close()
                 raise
         return cls(path, connection, mode, busy_seconds)
+
+    @staticmethod
+    def require_free(path: Path) -> None:
+        """Raises LedgerError if a new ledger cannot be there: SQLite would take the log of one that
+        is gone for the new one's."""
+        log = path.with_name(path.name + "-wal")
+        left = os.path.lexists(log)  # asked first: another process may make both just now
+        if os.path.lexists(path):
+            raise _taken(path)
+        if left:
+            raise LedgerError(
+                f"{shown(log)}: is left of a ledger that is gone; put that one back beside it, or "
+                "begin anew with --new, which moves it aside"
+            )
 
     @staticmethod
     def settle(path: Path) -> None:
@@ -112,3 +126,7 @@ class Base:
                 if connection.in_transaction:
                     with suppress(sqlite3.Error):
                         connection.execute("ROLLBACK")
+
+
+def _taken(path: Path) -> LedgerError:
+    return LedgerError(f"{shown(path)}: there is a ledger already; choose another output")

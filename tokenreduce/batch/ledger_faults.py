@@ -86,7 +86,8 @@ def _of_database(path: Path, error: Exception) -> str:
 
 
 def _damage(path: Path, what: str) -> str:
-    line = " ".join(what.split())
+    # SQLite quotes what it found, which may be anything.
+    line = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in what[:200])
     return (
         f"is damaged ({line}); put a backup in its place, or begin anew with --new, which keeps "
         f"it; 'sqlite3 {shown(path)} .recover' shows what can still be read"

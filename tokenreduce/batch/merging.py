@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenreduce.batch import durable
 from tokenreduce.batch.exporting import begun, lines
 from tokenreduce.batch.ledger import Ledger, ledger_of
+from tokenreduce.batch.ledger_base import Base
 from tokenreduce.batch.ledger_faults import LedgerError, system
 from tokenreduce.batch.lock import Lock, require_free
 from tokenreduce.batch.rows import Row
@@ -50,6 +51,7 @@ def merge(outputs: Sequence[str | os.PathLike[str]], into: str | os.PathLike[str
     with Lock.take(target), ExitStack() as held:
         if begun(target):
             raise InputError(f"{shown(target)}: is there already; choose another name to merge to")
+        Base.require_free(ledger_of(target))
         ledgers = [
             held.enter_context(Ledger.open(ledger_of(one), readonly=True)) for one in sources
         ]
