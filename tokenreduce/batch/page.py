@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import tempfile
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from tokenreduce.batch.rows import ID_DIGITS, Row, id_of
 from tokenreduce.batch.tables import Told, Written, escape
-from tokenreduce.batch.totals import Totals, flops_saved
+from tokenreduce.batch.totals import Totals, flops_saved, said
 
 Thumbnail = Callable[[str, str, str], bytes | None]
 """From a content, a name of it and when it was asked to a JPEG, or None where there is none."""
@@ -26,7 +26,9 @@ Thumbnail = Callable[[str, str, str], bytes | None]
 LONG = 600
 """Characters above which a text gets a scroll bar of its own on the screen; paper shows all."""
 
-_REORDERING = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
 _SPOOL_BYTES = 16 << 20  # of a page that are kept in memory, and then in a file
 _PIECE = 1 << 20  # characters
 
@@ -97,11 +99,11 @@ def write_page(
                 advance(count)
         style, script = _part("page.css"), _part("page.js")
         for piece in _template("page.html.j2").generate(
-            title=visible(about.title),
+            title=line_of(about.title),
             written=about.written,
             policy=_policy(script),
             figures=_figures(totals, pictures.contents),
-            failures=[(visible(kind), count) for kind, count in totals.failures.most_common()],
+            failures=[(line_of(kind), count) for kind, count in totals.failures.most_common()],
             thumbnails=thumbnail is not None,
             style=_as_it_is([style]),
             script=_as_it_is([script]),
@@ -152,44 +154,47 @@ def _as_it_is(pieces: Iterable[str]) -> Iterator[Any]:
     return map(Markup, pieces)
 
 
-def visible(text: str, keep: str = "") -> str:
-    r"""Text with each control character but `keep`, lone surrogate and mark that reverses the
-    reading direction as an escape.
+def visible(text: str) -> str:
+    r"""Text with control characters, newlines and tabs aside, lone surrogates and marks that
+    reverse the reading direction as escapes.
 
     >>> print(visible("gpj.\u202eexe"))
     gpj.\u202eexe
     """
-    return "".join(escape(one) if one not in keep and _hidden(one) else one for one in text)
+    return _HIDDEN.sub(escape, text)
 
 
-def _hidden(character: str) -> bool:
-    if character.isascii():
-        return not character.isprintable()
-    return character in _REORDERING or unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}
+def line_of(text: str) -> str:
+    r"""`visible`, and on one line.
+
+    >>> print(line_of("a\nb.mp4"))
+    a\nb.mp4
+    """
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _line(row: Row, also: tuple[str, ...], picture: int | None, *, several: bool) -> Line:
     told = row.answer or {}
     failure = row.failure
-    said = told.get("answer", "") if failure is None else failure.reason
-    answer = visible(said, "\n\t")
-    question = visible(row.question, "\n\t")
-    tokens, seconds = told.get("tokens", {}), told.get("seconds", {})
-    saved = flops_saved(told) / 1e12
+    reply = told.get("answer", "") if failure is None else failure.reason
+    answer = visible(reply)
+    question = visible(row.question)
+    tokens, seconds = said(told, "tokens", "merged"), said(told, "seconds", "total")
+    raw, saved = said(told, "tokens", "raw"), flops_saved(told) / 1e12
     return Line(
-        id=None if row.id == id_of(row.key) else visible(row.id),
-        file=visible(row.file),
-        also=", ".join(map(visible, also)),
+        id=None if row.id == id_of(row.key) else line_of(row.id),
+        file=line_of(row.file),
+        also=", ".join(map(line_of, also)),
         question=question,
         answer=answer,
         long=max(len(answer), len(question)) > LONG,
-        kind=None if failure is None else visible(failure.kind),
+        kind=None if failure is None else line_of(failure.kind),
         notes=tuple(_notes(row, told)),
         how=_how(row, told) if several else "",
         picture=picture,
-        tokens=Number(tokens["merged"], f"{tokens['merged']:,}") if "merged" in tokens else None,
-        raw=f"{tokens['raw']:,}" if "raw" in tokens else "",
-        seconds=Number(seconds["total"], f"{seconds['total']:,.2f}") if seconds else None,
+        tokens=None if tokens is None else Number(tokens, f"{tokens:,}"),
+        raw="" if raw is None else f"{raw:,}",
+        seconds=None if seconds is None else Number(seconds, f"{seconds:,.2f}"),
         saved=Number(saved, figure(saved)) if told else None,
     )
 
@@ -204,21 +209,21 @@ def _notes(row: Row, told: dict[str, Any]) -> Iterator[str]:
         )
     if row.attempts > 1:
         yield f"{row.attempts:,} attempts"
-    for warning in told.get("warnings", ()):
-        yield visible(warning)
+    for warning in told.get("warnings") or ():
+        yield line_of(warning)
 
 
 def _how(row: Row, told: dict[str, Any]) -> str:
     """The settings in a few words, where one page shows several."""
     words = [told[key] for key in ("preset", "method") if key in told]
-    return visible(", ".join([*words, f"settings {row.settings[:ID_DIGITS]}"]))
+    return line_of(", ".join([*words, f"settings {row.settings[:ID_DIGITS]}"]))
 
 
 def _figures(totals: Totals, contents: int) -> list[tuple[str, str, str]]:
     """What stands on top: name, figure, and what explains it."""
     share = f"{totals.tokens_merged / totals.tokens_raw:.1%}" if totals.tokens_raw else "0%"
     return [
-        ("rows", f"{totals.rows:,}", f"about {contents:,} file{'' if contents == 1 else 's'}"),
+        ("rows", f"{totals.rows:,}", f"of {contents:,} file{'' if contents == 1 else 's'}"),
         ("answered", f"{totals.answered:,}", ""),
         ("failed", f"{totals.failed:,}", ""),
         ("visual tokens", f"{totals.tokens_merged:,}", f"{share} of {totals.tokens_raw:,} raw"),

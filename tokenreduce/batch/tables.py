@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-import unicodedata
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
@@ -49,6 +49,8 @@ _KINDS: dict[Any, Kind] = {
     tuple[ImageFacts, ...]: "pictures",
 }
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _NOT_IN_CSV: frozenset[Kind] = frozenset({"wholes", "numbers", "pictures"})
 
 
@@ -153,20 +155,18 @@ def cell(value: object) -> str:
     return f"'{text}" if guarded else text
 
 
-def plain(text: str, keep: str = "\n\t") -> str:
-    r"""Text with its control characters, `keep` aside, and lone surrogates as escapes.
+def plain(text: str) -> str:
+    r"""Text with control characters, newlines and tabs aside, and lone surrogates as escapes.
 
     >>> print(plain("a\x1b[31m\udcffb"))
     a\x1b[31m\xffb
     """
-    return "".join(
-        one if one in keep or unicodedata.category(one) not in {"Cc", "Cs"} else escape(one)
-        for one in text
-    )
+    return _CONTROLS.sub(escape, text)
 
 
-def escape(character: str) -> str:
+def escape(found: re.Match[str]) -> str:
     """One character as a backslash escape; a byte of a file name that was no UTF-8 as that byte."""
+    character = found[0]
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
@@ -253,7 +253,7 @@ def _moment(text: str) -> datetime | None:
 
 def _encodable(value: Any) -> Any:
     if isinstance(value, str):
-        return "".join(escape(one) if "\ud800" <= one <= "\udfff" else one for one in value)
+        return _SURROGATES.sub(escape, value)
     if isinstance(value, Mapping):
         return {name: _encodable(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):

@@ -49,7 +49,11 @@ def flops_saved(answer: Mapping[str, Any]) -> float:
     return _number(answer, "flops", "llm_unreduced") - spent
 
 
-def _number(answer: Mapping[str, Any], part: str, name: str) -> float:
-    """0 where an answer of another version does not say."""
+def said(answer: Mapping[str, Any], part: str, name: str) -> float | None:
+    """A figure of the object of `ask --json`; None where one of another version does not say."""
     value = (answer.get(part) or {}).get(name)
-    return value if isinstance(value, (int, float)) else 0.0
+    return value if isinstance(value, (int, float)) else None
+
+
+def _number(answer: Mapping[str, Any], part: str, name: str) -> float:
+    return said(answer, part, name) or 0.0
