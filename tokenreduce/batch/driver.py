@@ -6,7 +6,7 @@ One thread, one loop. Knows neither how a file is asked nor how anything is show
 from __future__ import annotations
 
 import socket
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -88,7 +88,8 @@ class Driver:
         self._hands = Hands(pool.workers)
         self._host = socket.gethostname()
         self._waiting: deque[Task] = deque()
-        self._tries: dict[str, int] = {}
+        self._tries = Counter[str]()  # attempts that failed and are made again, by row
+        self._lost = Counter[str]()  # and those that a worker took with it
         self._interrupts = 0
         self._started = self._told_stop = False
         self.outcome = Outcome()
@@ -113,6 +114,8 @@ class Driver:
                 self._hear(message)
                 message = self._pool.next(0.0)
             self._end_the_late()
+        if self._interrupts:
+            self._stop("interrupted")
         return self.outcome
 
     def _finished(self, feed: Feed) -> bool:
@@ -221,8 +224,11 @@ class Driver:
         )
 
     def _tries_again(self, wanted: Wanted, failure: Failure) -> bool:
-        tried = self._tries[wanted.id] = self._tries.get(wanted.id, 0) + 1
-        return failure.kind not in _MENDABLE and tried <= self._policy.retries
+        tried = self._tries[wanted.id]
+        if failure.kind in _MENDABLE or tried >= self._policy.retries:
+            return False
+        self._tries[wanted.id] += 1
+        return True
 
     def _again(self, task: Task) -> None:
         if task.wanted:
@@ -239,6 +245,9 @@ class Driver:
         for task in aftermath.guilty:
             kind = "Timeout" if late else "WorkerDied"
             self._fail(task, worker, Failure(kind, f"{shown(task.path)}: the worker {reason}"))
+        for task in aftermath.again:
+            if task.alone:
+                self._lost.update(wanted.id for wanted in task.wanted)
         self._waiting.extendleft(reversed(aftermath.again))
         hand.gone = refused is not None or hand.failed_starts >= _MOST_FAILED_STARTS
         if hand.gone and not self._hands.working:
@@ -265,7 +274,7 @@ class Driver:
             file=task.path,
             question=wanted.question,
             status="failed",
-            attempts=wanted.attempts + max(1, self._tries.get(wanted.id, 0)),
+            attempts=wanted.attempts + self._tries[wanted.id] + self._lost[wanted.id] + 1,
             started=started,
             finished=now(),
             host=self._host,
@@ -278,7 +287,7 @@ class Driver:
         answered = row.status == "answered"
         self.outcome.answered += answered
         self.outcome.failed += not answered
-        self._tries.pop(row.id, None)
+        del self._tries[row.id], self._lost[row.id]
         self._watch(Recorded(row))
         if self.outcome.failed >= (self._policy.max_failures or self.outcome.failed + 1):
             self._stop("failures")

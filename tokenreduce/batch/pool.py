@@ -17,13 +17,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, Protocol, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from tokenreduce.batch.jobs import Task
 from tokenreduce.batch.messages import Died, Message
-from tokenreduce.batch.recipe import Recipe
 from tokenreduce.batch.wire import receive, send
 from tokenreduce.batch.worker import Setup
+
+if TYPE_CHECKING:  # the driver's process needs no torch
+    from tokenreduce.batch.recipe import Recipe
 
 # -P keeps the working directory, which may hold anything, off the import path; the package's own
 # folder comes last, where it cannot shadow a thing.

@@ -15,12 +15,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from tokenreduce.batch.jobs import Task
 from tokenreduce.batch.messages import Died, Message, Ready
-from tokenreduce.batch.recipe import Recipe
 from tokenreduce.batch.wire import receive, send
+
+if TYPE_CHECKING:  # the driver's process, which writes a Setup, needs no torch
+    from tokenreduce.batch.recipe import Recipe
 
 Order = Task | Literal["stop"]
 
