@@ -123,7 +123,7 @@ def _without_name(reason: str, file: str) -> str:
     """`reason` without the path in it: the line begins with that, and what is equal for two files
     must read equal."""
     for path in (file, escaped(file)):
-        reason = reason.replace(f"{path}: ", "")
+        reason = re.sub(rf"(^|: ){re.escape(path)}: ", r"\1", reason)
     name = f"{escaped(os.path.basename(file))}: "
     folder, _, rest = reason.partition(name)
     return rest if folder.endswith((os.sep, "/")) and ": " not in folder else reason

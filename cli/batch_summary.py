@@ -55,8 +55,10 @@ def _rows(tally: Tally, wall: float) -> list[tuple[str, str]]:
         rows.append(("known before", f"{tally.known:,}{failed}"))
     if tally.answered:
         rows += _spent(tally)
-    speed = f", {per_minute(tally.asked / wall * 60)}" if tally.asked and wall > 0 else ""
-    return [*rows, ("wall clock", f"{_wall(wall)}{speed}".replace(" ", _TIE, 1))]
+    spent = [_wall(wall)]
+    if tally.asked and wall > 0:
+        spent.append(per_minute(tally.asked / wall * 60))
+    return [*rows, ("wall clock", ", ".join(part.replace(" ", _TIE) for part in spent))]
 
 
 def _spent(tally: Tally) -> list[tuple[str, str]]:
