@@ -88,7 +88,7 @@ def retry(
     if not failed:
         raise SettingError("retry needs to know which rows: --failed asks all failed ones again")
     opened(out).close()  # so that an output of nobody's is told before anything is loaded
-    from .batch import retry as ask_again  # type: ignore[import-not-found]
+    from .batch import retry as ask_again
 
     ask_again(out)
 

@@ -78,8 +78,9 @@ class Thumbnails:
             for start in (probe.seconds / 2, 0.0):
                 request = Request(frames=1, size=2 * WIDTH, seek="keyframe", start=start)
                 try:
-                    for frame in self._decoder.frames(path, request, probe):
-                        return jpeg(frame.pixels, probe.width / max(probe.height, 1))
+                    # To its end: a stream that is left ends the child.
+                    (frame,) = self._decoder.frames(path, request, probe)
+                    return jpeg(frame.pixels, probe.width / max(probe.height, 1))
                 except TokenReduceError:
                     continue
         except TokenReduceError:
