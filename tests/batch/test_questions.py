@@ -113,6 +113,11 @@ def test_any_bytes_are_read_or_refused(
         assert entries
 
 
+def test_line_breaks_in_a_question_stay_as_they_are(write: Write) -> None:
+    questions = read_questions(write('question\r\n"x\r\ny\rz\n?"\r\n'))
+    assert told(questions) == [(None, "x\r\ny\rz\n?", None)]
+
+
 def test_without_a_file_column(write: Write) -> None:
     questions = read_questions(write("question\nIs there a person, or a car?\nWho; what?\n"))
     assert told(questions) == [
@@ -254,9 +259,9 @@ BROKEN = [
     ("q.json", '[{"question": "x?"}] []', "line 1: more follows"),
     ("q.json", '{"a.mp4": "x?"}\n{"b.mp4": "y?"}', "line 2: more follows; if it has one object"),
     ("q.json", '{"file": "a.mp4",\n "question": "x?"}', "put them in a list"),
-    ("q.json", '{"a.mp4": "x?",\n "b.mp4": {"q": "y?"}}', "line 2: b.mp4 needs a question"),
-    ("q.json", '{"a.mp4": [1]}', "line 1: a.mp4 needs a question"),
-    ("q.json", '{"a.mp4": []}', "line 1: a.mp4 has no question"),
+    ("q.json", '{"a.mp4": "x?",\n "b.mp4": {"q": "y?"}}', "line 2: 'b.mp4' needs a question"),
+    ("q.json", '{"a.mp4": [1]}', "line 1: 'a.mp4' needs a question"),
+    ("q.json", '{"a.mp4": []}', "line 1: 'a.mp4' has no question"),
     ("q.json", '{"a.mp4" "x?"}', "line 1: ':' is missing"),
     ("q.json", '{7: "x?"}', "a file's name in quotes"),
     ("q.json", '[{"id": 1, "question": "x?"}, {"id": "1", "question": "y?"}]', "lines 1 and 1"),

@@ -6,7 +6,6 @@ import io
 import os
 import subprocess
 import sys
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -60,7 +59,7 @@ def test_a_folder_and_a_question(clips: Path) -> None:
     listing = jobs(Source(("clips",), (" Is there a person? ",)))
     assert told(listing) == [(path, [("Is there a person?", None)]) for path in ALL]
     assert (listing.files, listing.rows, listing.missing) == (4, 4, 0)
-    assert listing.notes == ("1 file skipped that are no videos by name, such as clips/notes.txt",)
+    assert listing.notes == ("1 file skipped, by their names no videos, such as clips/notes.txt",)
 
 
 def test_several_questions_are_asked_of_each_file_once(clips: Path) -> None:
@@ -108,7 +107,7 @@ def test_hard_links_are_two_jobs(clips: Path) -> None:
 def test_patterns(clips: Path) -> None:
     listing = jobs(Source(("clips",), ("x?",), patterns=("clip?.*", "*.TXT")))
     assert paths(listing) == ["clips/clip2.mp4", "clips/notes.txt"]
-    assert listing.notes == ("3 files skipped that no --pattern matches, such as clips/clip10.mp4",)
+    assert listing.notes == ("3 files skipped, no --pattern matches, such as clips/clip10.mp4",)
     given = jobs(Source(("clips/clip2.mp4",), ("x?",), patterns=("*.gif",)))
     assert given.notes == ("--pattern is of no effect: it chooses in folders, and none was given",)
 
@@ -195,7 +194,7 @@ def test_one_question_of_the_named_files(clips: Path) -> None:
     save("q.csv", "file,id,extra\nsub/a.mkv,1,\nclip2.mp4,2,\n")
     listing = jobs(Source(("clips",), ("x?",), "q.csv"))
     assert told(listing) == [("clips/sub/a.mkv", [("x?", "1")]), ("clips/clip2.mp4", [("x?", "2")])]
-    assert listing.notes == ("q.csv: these columns are not used: extra",)
+    assert listing.notes == ("q.csv: these columns are not used: 'extra'",)
 
 
 def test_ids_belong_to_one_row_each(clips: Path) -> None:
@@ -251,7 +250,19 @@ def test_links_that_lead_nowhere(clips: Path) -> None:
     assert listing.notes == ("1 file not there, such as clips/broken.mp4",)
     inside = jobs(Source(("clips",), ("x?",)))
     assert paths(inside) == ALL
-    assert "1 name skipped that lead to no file" in inside.notes
+    assert "1 name skipped: broken links or pipes" in inside.notes
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_looked_at_is_not_missing(clips: Path) -> None:
+    """Reading it will say what is wrong."""
+    (clips / "sub").chmod(0)
+    try:
+        given = jobs(Source(("clips/sub/a.mkv",), ("x?",)))
+        assert "cannot be read (Permission denied)" in refusal(Source(("clips/sub",), ("x?",)))
+    finally:
+        (clips / "sub").chmod(0o700)
+    assert [job.missing for job in given.jobs] == [False]
 
 
 REFUSED = [
@@ -318,26 +329,21 @@ def test_many_folders_that_cannot_be_read_are_few_lines(tmp_path: Path) -> None:
     notes = jobs(Source((str(tmp_path),), ("x?",))).notes
     assert len(notes) == 6
     assert all("cannot be read (File name too long)" in one for one in notes[:5])
-    assert notes[5] == "3 more folders skipped that cannot be read"
+    assert notes[5] == "3 more folders skipped, not readable"
 
 
-def test_twenty_thousand_files_at_once(tmp_path: Path) -> None:
+def test_twenty_thousand_files_take_little_memory(tmp_path: Path) -> None:
     for number in range(20_000):
         os.close(os.open(tmp_path / f"clip{number}.mp4", os.O_CREAT | os.O_WRONLY))
     source = Source((str(tmp_path),), ("x?", "y?"))
-    begin = time.process_time()
-    listing = jobs(source)
-    seconds = time.process_time() - begin
-    assert (listing.files, listing.rows) == (20_000, 40_000)
-    assert listing.jobs[19_999].path.endswith("clip19999.mp4")
-    assert seconds < 3  # a third of a second; the rest is for a busy machine
     tracemalloc.start()
     try:
-        kept = jobs(source)
+        listing = jobs(source)
         left_bytes, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert kept.files == 20_000
+    assert (listing.files, listing.rows) == (20_000, 40_000)
+    assert listing.jobs[19_999].path.endswith("clip19999.mp4")
     assert left_bytes < 20_000 * 400
     assert peak_bytes < 20_000 * 1500
 

@@ -13,7 +13,6 @@ from typing import Any
 from tokenreduce.batch.written import COLUMNS, Written
 from tokenreduce.errors import InputError
 from tokenreduce.strict import shortened
-from tokenreduce.video.inputs import shown
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -58,10 +57,10 @@ def _by_file(scan: _Scan) -> Iterator[Written]:
         asked = scan.value()
         for question in asked if isinstance(asked, list) else [asked]:
             if not isinstance(question, str):
-                raise scan.wrong(f"{shown(file)} needs a question in quotes, or a list of them")
+                raise scan.wrong(f"{shortened(file)} needs a question in quotes, or a list of them")
             yield Written(line, {"file": file, "question": question})
         if asked == []:
-            raise scan.wrong(f"{shown(file)} has no question")
+            raise scan.wrong(f"{shortened(file)} has no question")
 
 
 def _object(value: object, scan: _Scan) -> dict[str, Any]:

@@ -118,12 +118,12 @@ class Places:
         """What was passed over, one line each."""
         passed, notes = self._passed, list[str]()
         if passed.others and passed.other is not None:
-            why = "that no --pattern matches" if self._patterns else "that are no videos by name"
+            why = "no --pattern matches" if self._patterns else "by their names no videos"
             notes.append(
-                f"{counted(passed.others, 'file')} skipped {why}, such as {shown(passed.other)}"
+                f"{counted(passed.others, 'file')} skipped, {why}, such as {shown(passed.other)}"
             )
         if passed.dangling:
-            notes.append(f"{counted(passed.dangling, 'name')} skipped that lead to no file")
+            notes.append(f"{counted(passed.dangling, 'name')} skipped: broken links or pipes")
         if self._skipped:
             notes.append(f"{counted(self._skipped, 'folder')} skipped in {self._listed[0]}")
         missing = [place.path for place in self._places.values() if place.missing]
@@ -133,7 +133,7 @@ class Places:
             notes.append(f"{shown(path)}: folder skipped, it cannot be read ({reason})")
         more = len(passed.unreadable) - _MOST_TOLD
         if more > 0:
-            notes.append(f"{counted(more, 'more folder')} skipped that cannot be read")
+            notes.append(f"{counted(more, 'more folder')} skipped, not readable")
         if self._patterns and not self._folders:
             notes.append("--pattern is of no effect: it chooses in folders, and none was given")
         return notes

@@ -158,7 +158,8 @@ def _id(given: object, where: str) -> str | None:
         raise InputError(
             f"{where}: the id has {len(id):,} characters: at most {MAX_ID_CHARACTERS} are allowed"
         )
-    if any(unicodedata.category(one) in _FORBIDDEN for one in id):
+    # Marks that join letters are not printable either, and belong in a word.
+    if not id.isprintable() and any(unicodedata.category(one) in _FORBIDDEN for one in id):
         raise InputError(
             f"{where}: the id {shortened(id)} holds a line break or a control character; give "
             "one short line"

@@ -165,7 +165,7 @@ def _csv(data: bytes, name: str) -> Iterator[Written]:
 
 def _delimiter(data: bytes) -> str:
     """By the heading alone: what separates there cannot be part of a question."""
-    first = data.lstrip(b"\r\n").split(b"\n", 1)[0].split(b"\r", 1)[0]
+    first = data.lstrip().split(b"\n", 1)[0].split(b"\r", 1)[0]
     most = max(b",;\t", key=first.count)
     return chr(most) if most in first else _NO_DELIMITER
 

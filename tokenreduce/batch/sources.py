@@ -16,6 +16,7 @@ from tokenreduce.batch.questions import Entry, Questions, askable, read_question
 from tokenreduce.batch.reading import STDIN
 from tokenreduce.batch.sharding import Shard
 from tokenreduce.errors import InputError, SettingError
+from tokenreduce.strict import shortened
 from tokenreduce.video.inputs import shown
 
 
@@ -215,7 +216,7 @@ def _listing(
 def _ignored(questions: Questions) -> list[str]:
     if not questions.ignored:
         return []
-    names = ", ".join(shown(one) for one in questions.ignored[:5])
+    names = ", ".join(shortened(one) for one in questions.ignored[:5])
     more = len(questions.ignored) - 5
     return [
         f"{questions.name}: these columns are not used: {names}"
