@@ -128,7 +128,7 @@ def test_each_row_once_and_on_disk(desk: Desk) -> None:
         assert row.answer["answer"] == f"{os.path.basename(row.file)} {row.question}"
         assert (row.status, row.attempts, row.failure) == ("answered", 1, None)
     assert desk.lines == [row.to_json() for row in rows]
-    assert {worker for worker, _ in desk.pool.given} == {"a", "b"}
+    assert set(desk.pool.started) == {"a", "b"}
     assert Counter(one.file for one in desk.of(FileDone)) == Counter(
         str(desk.folder / name) for name in names
     )
@@ -290,10 +290,11 @@ def test_so_many_failures_end_the_run(desk: Desk) -> None:
     names = [f"{n}.mp4" for n in range(9)]
     desk.files(*names)
     outcome = desk.run(desk.jobs(names), break_down, max_failures=3)
-    assert (outcome.failed, outcome.stopped) == (3, "failures")
+    assert outcome.stopped == "failures"
+    assert 3 <= outcome.failed <= 5  # what was on the way is told, too
     assert desk.of(Stopping) == [Stopping("failures")]
-    assert len(desk.lines) == 3
-    assert desk.run(desk.jobs(names)).answered == 6
+    assert len(desk.lines) == outcome.failed
+    assert desk.run(desk.jobs(names)).answered == 9 - outcome.failed
 
 
 def test_an_interrupt_finishes_the_answer_and_a_second_run_the_rest(desk: Desk) -> None:
@@ -410,7 +411,10 @@ def test_whatever_happens_each_row_is_told_once(
     assert Counter((os.path.basename(row.file), row.question) for row in rows) == Counter(
         (name, question) for name in names for question in asked
     )
+    killers = sum(what.startswith("die") for what in plan)
     for row in rows:
+        if row.file.endswith("-die once.mp4") and killers > 1:
+            continue  # it may have been in hand when another killed its worker: two deaths
         fine = row.file.endswith(("-ok.mp4", "-die once.mp4"))
         assert (row.status == "answered") == fine, row
     assert (outcome.answered, outcome.failed) == (

@@ -35,6 +35,7 @@ from tokenreduce.errors import CapacityError, ModelError, TokenReduceError
 from tokenreduce.video.inputs import shown
 
 _TICK_SECONDS = 0.2
+_AT_ONCE = 64  # messages, before there is a look at what else is to be done
 _MOST_FAILED_STARTS = 2
 _MENDABLE = ("InputError", "SettingError")
 """Failures that another attempt would only repeat."""
@@ -109,10 +110,11 @@ class Driver:
                 self._wind_down()
             else:
                 self._hand_out(feed)
-            message = self._pool.next(_TICK_SECONDS)
+            message, heard = self._pool.next(_TICK_SECONDS), 0
             while message is not None:
                 self._hear(message)
-                message = self._pool.next(0.0)
+                heard += 1
+                message = self._pool.next(0.0) if heard < _AT_ONCE else None
             self._end_the_late()
         if self._interrupts:
             self._stop("interrupted")
