@@ -81,7 +81,8 @@ def jobs(source: Source, stdin: BinaryIO | None = None) -> Listing:
     notes = _ignored(questions)
     if questions.asks and told:
         raise SettingError(
-            f"{questions.name} has questions, and one is given beside it: leave out one of the two"
+            f"{questions.name} has questions, and {shortened(told[0])} is given beside them: leave "
+            "out one of the two, or, if it is a path, check the name"
         )
     if questions.files:
         return _of_named(source, places, questions, told, notes)
