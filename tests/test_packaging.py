@@ -28,6 +28,25 @@ def test_every_folder_with_code_is_packaged() -> None:
         assert (ROOT / folder / "__init__.py").is_file()
 
 
+def test_every_file_that_code_reads_is_packaged() -> None:
+    folders = {name: ROOT / name.replace(".", "/") for name in SETTINGS["packages"]}
+    folders |= {name: ROOT / folder for name, folder in SETTINGS["package-dir"].items()}
+    data = {
+        path
+        for name, globs in SETTINGS["package-data"].items()
+        for glob in globs
+        for path in folders[name].glob(glob)
+    }
+    beside = {
+        path
+        for folder in folders.values()
+        for path in folder.iterdir()
+        if path.is_file() and path.suffix != ".py"
+    }
+    assert {"py.typed", "page.html.j2", "page.css", "page.js"} <= {path.name for path in beside}
+    assert beside <= data
+
+
 def test_no_generic_name_reaches_the_import_path() -> None:
     assert all(name.split(".")[0] == "tokenreduce" for name in SETTINGS["packages"])
     probe = (
