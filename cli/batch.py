@@ -100,17 +100,12 @@ def retry(output: str) -> None:
 def _parted(
     given: list[str], questions: list[str], questions_file: str | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Paths and questions. The last argument is the question, unless questions come otherwise; with
-    a file of them it may still be one, if no such file is there."""
-    if questions or not given:
+    """Paths and questions: the last argument is the question unless questions come otherwise."""
+    if questions or questions_file is not None or not given:
         return tuple(given), tuple(questions)
-    if questions_file is None:
-        *paths, question = given
-        _no_file(question)
-        return tuple(paths), (question,)
-    if os.path.lexists(given[-1]):
-        return tuple(given), ()
-    return tuple(given[:-1]), (given[-1],)
+    *paths, question = given
+    _no_file(question)
+    return tuple(paths), (question,)
 
 
 def _no_file(question: str) -> None:

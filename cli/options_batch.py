@@ -17,7 +17,8 @@ Paths = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="PATH... QUESTION",
-        help="Videos, and folders of videos, then the question in quotes.",
+        help="Videos, and folders of videos, then the question in quotes, unless -q or --questions "
+        "gives it.",
     ),
 ]
 Output = Annotated[

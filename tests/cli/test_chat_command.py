@@ -224,7 +224,7 @@ def test_a_conversation_is_saved_as_markdown(run: Run, calls: Calls, tmp_path: P
     done = run("chat", "a.mp4", stdin=f'one\ntwo\x07\n/save "{target}"\n')
     assert done.exit_code == 0
     assert f"saved to {target}\n" in done.stderr
-    about = "*balanced: 3,360 visual tokens, 19.5 s*"
+    about = "*aim: 3,360 visual tokens, 19.5 s*"
     assert target.read_text("utf-8") == (
         "# a.mp4\n\nlmms-lab/LLaVA-Video-7B-Qwen2, nf4\n\n"
         f"> one\n\nIt is ONE\n\n{about}\n\n> two\n\nIt is TWO\n\n{about}\n"
