@@ -356,42 +356,77 @@ import os, sys
 from tokenreduce.batch.ledger import Ledger
 from tokenreduce.batch.ledger_faults import LedgerError
 from tokenreduce.batch.lock import Lock
+def read():
+    with Ledger.open(path, readonly=True) as ledger:
+        print(sum(1 for _ in ledger.rows()), sum(1 for _ in ledger.rows(status="failed")))
+def write():
+    with Ledger.open(path) as ledger:
+        ledger.add_settings("digest", {}, {})
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 path = sys.argv[1]
-with Ledger.open(path, readonly=True) as ledger:
-    print(sum(1 for _ in ledger.rows()), sum(1 for _ in ledger.rows(status="failed")))
-for act in (lambda: Ledger.create(path + "2"), lambda: Lock.take(path)):
+for act in (read, lambda: Ledger.create(path + "2"), lambda: Lock.take(path), write):
     try:
         act()
     except LedgerError as error:
         print(error)
-try:
-    with Ledger.open(path) as ledger:
-        ledger.add_settings("digest", {}, {})
-except LedgerError as error:
-    print(error)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="folders have no such modes there")
-def test_a_folder_that_may_not_be_written(sound: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:  # which other users can reach, unlike pytest's
-        path = Path(folder) / "ledger"
-        shutil.copy(sound, path)
-        path.chmod(0o444)
-        os.chmod(folder, 0o555)
-        before = path.read_bytes()
-        result = _run(_AS_NOBODY, path)
-        assert os.listdir(folder) == ["ledger"]
-        assert path.read_bytes() == before
+@pytest.fixture
+def shut() -> Iterator[Path]:
+    """A folder that others than root may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
+        yield Path(folder)
+        os.chmod(folder, 0o755)
+
+
+def _as_nobody(path: Path) -> list[str]:
+    """What is said where the folder may not be written; nothing in it changes."""
+    os.chmod(path.parent, 0o555)
+    before = {one.name: one.read_bytes() for one in path.parent.iterdir()}
+    result = _run(_AS_NOBODY, path)
+    assert {one.name: one.read_bytes() for one in path.parent.iterdir()} == before
     assert (result.returncode, result.stderr) == (0, "")
-    counts, create, lock, write = result.stdout.splitlines()
+    return result.stdout.splitlines()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no such modes there")
+@pytest.mark.parametrize("mode", [0o444, 0o666])
+def test_a_folder_that_may_not_be_written(sound: Path, shut: Path, mode: int) -> None:
+    path = shut / "ledger"
+    shutil.copy(sound, path)
+    path.chmod(mode)
+    counts, create, lock, write = _as_nobody(path)
     assert counts == f"{ROWS} 0"
-    assert "no permission to write in" in create
-    assert "no permission to write in" in lock
+    assert "may not use it or write in its folder" in create
+    assert "may not use it or write in its folder" in lock
     assert "read-only" in write or "cannot be read or written" in write
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no such modes there")
+def test_a_killed_batch_in_a_folder_that_may_not_be_written(
+    shut: Path, path: Path, make_row: MakeRow
+) -> None:
+    """Its log is needed, and SQLite cannot read that there: better no rows than fewer."""
+    with Ledger.create(path) as ledger:
+        ledger.record(make_row(1))
+        for ending in ("", "-wal"):
+            shutil.copy(f"{path}{ending}", shut / f"ledger{ending}")
+    read, *_ = _as_nobody(shut / "ledger")
+    assert "its batch was killed" in read
+    assert "copy both to another folder" in read
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no such modes there")
+def test_a_ledger_that_may_not_be_read(sound: Path, shut: Path) -> None:
+    path = shut / "ledger"
+    shutil.copy(sound, path)
+    path.chmod(0o600 if os.geteuid() == 0 else 0o000)
+    os.chmod(shut, 0o755)
+    read, *_ = _run(_AS_NOBODY, path).stdout.splitlines()
+    assert read.startswith(f"{path}: this user may not use it")
 
 
 _CREATE = """

@@ -95,7 +95,7 @@ def test_a_text_that_says_nothing(output: Path, text: bytes) -> None:
 
 def test_a_hostile_text_is_one_safe_line(output: Path) -> None:
     with Lock.take(output):
-        said = {"pid": 1, "host": "\x1b[31m\n", "since": "\u202e", "command": "a\udcffb\r"}
+        said = {"pid": 1, "host": "\x1b[31m\n", "since": "\u202e", "command": "a\udcff\ud800b\r"}
         lock_of(output).write_text(json.dumps(said))
         with pytest.raises(LedgerError) as caught:
             Lock.take(output)

@@ -23,6 +23,7 @@ from tokenreduce.video.inputs import shown
 
 _KEYS = {"id", "status", "file", "key", "settings"}
 _FIRST_BYTES = b'{"id":'
+_APPEND = os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _LONGEST_LINE_BYTES = 64 << 20
 
 
@@ -86,9 +87,7 @@ class Projection:
             with durable.replacing(self._path) as file:
                 for count, line in enumerate(lines(self._ledger), 1):  # noqa: B007
                     file.write(line)
-            self._handle = os.open(
-                self._path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
-            )
+            self._handle = os.open(self._path, _APPEND)
             self._bytes = os.fstat(self._handle).st_size
         self._lines, self._aliases = count, aliases
 

@@ -10,12 +10,12 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from tokenreduce.batch.ledger_base import Base
+from tokenreduce.batch.ledger_facts import Counts, Settings, Stand
 from tokenreduce.batch.ledger_faults import LedgerError, damaged
 from tokenreduce.batch.ledger_rows import (
     COLUMNS,
@@ -30,42 +30,11 @@ from tokenreduce.batch.ledger_schema import BESIDES_ROWS, BUSY_SECONDS
 from tokenreduce.batch.rows import Row, Status, now
 from tokenreduce.cache.digest import FileState
 
+__all__ = ["Counts", "Ledger", "Settings", "Stand", "ledger_of"]
+
 _LIST = ", ".join(COLUMNS)
 _PUT = f"INSERT OR REPLACE INTO rows (row_check, {_LIST}) VALUES (?{', ?' * len(COLUMNS)})"
 _ONE = "id = ? AND settings = ?"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What rows were asked with. facts: what makes the digest, for people; given: the options as
-    they were last given; first_used: see `rows.now`."""
-
-    digest: str
-    facts: Mapping[str, str]
-    given: Mapping[str, str]
-    first_used: str
-
-
-class Stand(NamedTuple):
-    """What is known of a row before it is read. key: of the question and content it is about, which
-    may be others than those its id stands for now."""
-
-    status: Status
-    attempts: int
-    key: str
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Rows. failures: by kind, the most frequent first."""
-
-    answered: int
-    failed: int
-    failures: Mapping[str, int]
-
-    @property
-    def rows(self) -> int:
-        return self.answered + self.failed
 
 
 def ledger_of(output: str | os.PathLike[str]) -> Path:

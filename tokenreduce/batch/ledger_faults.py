@@ -27,6 +27,15 @@ class LedgerError(TokenReduceError):
     """The ledger, its lock or an output beside it cannot be used. The message is one line."""
 
 
+def safe(text: str) -> str:
+    r"""Any text for a message: on one line, and nothing in it that a terminal obeys.
+
+    >>> safe("a\n\ud800b")
+    'a\\n\\ud800b'
+    """
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 @contextmanager
 def database(path: Path) -> Iterator[None]:
     """Turns whatever SQLite says of `path` into a LedgerError.
@@ -60,8 +69,8 @@ def _of_system(path: Path, error: OSError) -> str:
         return f"the folder {shown(path.parent)} does not exist; make it, or choose another output"
     if error.errno in _NOT_ALLOWED:
         return (
-            f"no permission to write in {shown(path.parent)}; change its mode or owner, or choose "
-            "another output"
+            "this user may not use it or write in its folder; change their mode or owner, or "
+            "choose another output"
         )
     if error.errno in _NO_ROOM:
         return f"no space left to write it; {_SAFE}: free some space and run the same again"
@@ -86,9 +95,7 @@ def _of_database(path: Path, error: Exception) -> str:
 
 
 def _damage(path: Path, what: str) -> str:
-    # SQLite quotes what it found, which may be anything.
-    line = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in what[:200])
     return (
-        f"is damaged ({line}); put a backup in its place, or begin anew with --new, which keeps "
-        f"it; 'sqlite3 {shown(path)} .recover' shows what can still be read"
+        f"is damaged ({safe(what[:200])}); put a backup in its place, or begin anew with --new, "
+        f"which keeps it; 'sqlite3 {shown(path)} .recover' shows what can still be read"
     )

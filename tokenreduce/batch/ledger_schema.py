@@ -22,6 +22,7 @@ STEPS: Mapping[int, Sequence[str]] = {}
 BUSY_SECONDS = 10.0
 CHECKED_BYTES = 256 << 20
 """Larger ones are not read as a whole before they are written; every row is checked when read."""
+_NO_RIGHT = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 _MAGIC = b"SQLite format 3\x00"
 
 TABLES = (
@@ -118,15 +119,20 @@ def connect_reading(path: Path, busy_seconds: float) -> tuple[sqlite3.Connection
 
     Where a log lies beside the ledger, somebody works on it or was killed: it is read along, and
     stays. Else SQLite's own two files come and go again, which takes the right to write; without
-    it nobody else has that right either, and no lock is needed.
+    it no lock is needed, as nobody else is at work.
     """
     log = path.with_name(path.name + "-wal")
     mode: Mode = "ro" if log.exists() else "rw"
     try:
         base = connect(path, mode, busy_seconds)
-    except sqlite3.OperationalError:
-        if log.exists() and log.stat().st_size:
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in _NO_RIGHT:
             raise
+        if log.exists() and log.stat().st_size:
+            raise LedgerError(
+                f"{shown(path)}: its batch was killed, and what it left in {shown(log.name)} "
+                "cannot be read where this user may not write; copy both to another folder"
+            ) from error
         return connect(path, "immutable", busy_seconds), "immutable"
     base.execute("PRAGMA query_only = ON")
     return base, mode

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tokenreduce.batch.ledger_faults import LedgerError, system
+from tokenreduce.batch.ledger_faults import LedgerError, safe, system
 from tokenreduce.batch.rows import now
 from tokenreduce.video.inputs import shown
 
@@ -169,6 +169,6 @@ def _holder(handle: int) -> str:
         os.lseek(handle, 0, os.SEEK_SET)
         said = json.loads(os.read(handle, _LONGEST_TEXT_BYTES))
         who = f"process {int(said['pid'])} on {said['host']} (since {said['since']}"
-        return shown(f"{who}: {said['command']})")
+        return safe(f"{who}: {said['command']})")
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -13,7 +13,7 @@ from tokenreduce.batch import durable
 from tokenreduce.batch.exporting import begun, lines
 from tokenreduce.batch.ledger import Ledger, ledger_of
 from tokenreduce.batch.ledger_base import Base
-from tokenreduce.batch.ledger_faults import LedgerError, system
+from tokenreduce.batch.ledger_faults import LedgerError, safe, system
 from tokenreduce.batch.lock import Lock, require_free
 from tokenreduce.batch.rows import Row
 from tokenreduce.errors import InputError
@@ -105,8 +105,8 @@ def _same(there: Row, row: Row, other: Ledger) -> Row:
     moved = there.content != row.content and there.file != row.file and not unread
     if moved or there.question != row.question:
         raise InputError(
-            f"{shown(other.path)}: the id {shown(row.id)} is there for {shown(row.file)} and in "
-            f"another output for {shown(there.file)}, or with another question; give each its own "
+            f"{shown(other.path)}: the id {safe(row.id)} is there for {safe(row.file)} and in "
+            f"another output for {safe(there.file)}, or with another question; give each its own "
             "id, or merge them apart"
         )
     return there
