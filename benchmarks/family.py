@@ -70,7 +70,7 @@ class _Watched:
 
     def look(self, main: int) -> None:
         if self.looks % LOOKS_A_SCAN == 0:
-            self.known = _family(main)
+            self.known = family_of(main)
         self.looks += 1
         now = 0
         for pid in self.known:
@@ -151,7 +151,7 @@ def _kill(started: subprocess.Popen[bytes]) -> None:
         started.wait()
 
 
-def _family(main: int) -> list[int]:
+def family_of(main: int) -> list[int]:
     """`main` and all that descends from it."""
     parents = {}
     for entry in _PROC.iterdir():

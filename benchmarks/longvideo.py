@@ -19,7 +19,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except Failed as failed:
                 print(f"benchmarks.longvideo: {name}: {failed}", file=sys.stderr)
                 return 1
-            found[name] = {**_where(), "arguments": asked, **measured}
+            found[name] = {**record.where(), "arguments": asked, **measured}
             print(json.dumps({name: found[name]}, indent=1, default=asdict), flush=True)
             if options.save:
                 record.write(NAME, merged(found), {"sections": list(merged(found))})
@@ -98,17 +97,9 @@ def _setup(options: argparse.Namespace, folder: Path) -> Setup:
     )
 
 
-def _where() -> dict[str, Any]:
-    """Sections may be of different days."""
-    return {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": record.commit()}
-
-
 def merged(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections written before, with those `found` in their place, in the order of SECTIONS."""
-    path = record.RESULTS / f"{NAME}.json"
-    before = json.loads(path.read_text())["result"] if path.exists() else {}
-    every = {**before, **found}
-    return {name: every[name] for name in SECTIONS if name in every}
+    """All sections there are, those `found` in place of older ones."""
+    return record.merged(NAME, found, SECTIONS)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -208,6 +208,19 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def where() -> dict[str, str]:
+    """Of one section of a result, since sections may be of different days."""
+    return {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": commit()}
+
+
+def merged(name: str, found: Mapping[str, Any], order: Iterable[str]) -> dict[str, Any]:
+    """The sections written before, with those `found` in their place, in this order."""
+    path = RESULTS / f"{name}.json"
+    before = json.loads(path.read_text())["result"] if path.exists() else {}
+    every = {**before, **found}
+    return {section: every[section] for section in order if section in every}
 
 
 def write(name: str, result: Any, arguments: Mapping[str, Any] | None = None) -> Path:

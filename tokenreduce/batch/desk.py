@@ -67,13 +67,14 @@ class Desk:
         name: str,
         inbox: Inbox,
         send: Callable[[Message], None],
+        decoder: Callable[[], Decoder] = Decoder,
     ) -> None:
         self._recipe = recipe
         self._model = model
         self._name = name
         self._inbox = inbox
         self._send = send
-        self._decoders = [Decoder(), Decoder()]  # of this file, and of the next
+        self._decoders = [decoder(), decoder()]  # of this file, and of the next
         self._waiting: Task | None = None
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="prepare")
 
