@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -19,8 +19,12 @@ from .results_ledger import opened, told
 
 if TYPE_CHECKING:
     from tokenreduce.batch.ledger import Ledger
+    from tokenreduce.batch.thumbnails import Thumbnails
 
 STDOUT = "-"
+MANY_ROWS = 20_000
+"""More on one page than a browser lays out within a few seconds."""
+
 _FORMATS = ("csv", "parquet", "html")
 _OUTPUTS = (".jsonl", ".ndjson", ".json")
 
@@ -216,15 +220,38 @@ def _html(ledger: Ledger, file: BinaryIO, out: str, *, thumbnails: bool) -> int:
     about = About(out, now(), several=len(ledger.settings()) > 1)
     rows = ledger.counts().rows
     with counting("rows of the page") as tell, _pictures(ledger, out, thumbnails) as picture:
-        return write_page(
+        count = write_page(
             _Text(file), told(ledger), about, picture, lambda done: tell(done, max(rows, done))
         )
+    if count > MANY_ROWS:
+        render.warning(
+            f"a page of {count:,} rows is slow to open in a browser; --csv and --parquet have them "
+            "too, results show --failed lists only some"
+        )
+    if picture is not None and picture.missing:
+        render.show(
+            f"no picture of {picture.missing:,} of {picture.asked:,} files: gone, changed, or not "
+            "to be decoded"
+        )
+    return count
+
+
+class _Pictures:
+    """Asks for the picture of each file, and counts those that there are none of."""
+
+    def __init__(self, made: Thumbnails, ledger: Ledger) -> None:
+        self._made, self._ledger = made, ledger
+        self.asked = self.missing = 0
+
+    def __call__(self, content: str, name: str, started: str) -> bytes | None:
+        found = self._made.of(content, dict.fromkeys((name, *self._ledger.names(content))), started)
+        self.asked += 1
+        self.missing += found is None
+        return found
 
 
 @contextmanager
-def _pictures(
-    ledger: Ledger, out: str, wanted: bool
-) -> Iterator[Callable[[str, str, str], bytes | None] | None]:
+def _pictures(ledger: Ledger, out: str, wanted: bool) -> Iterator[_Pictures | None]:
     if not wanted:
         yield None
         return
@@ -232,9 +259,7 @@ def _pictures(
     from tokenreduce.batch.thumbnails import Thumbnails
 
     with LedgerShelf(out, ledger) as shelf, Thumbnails(shelf, ledger) as made:
-        yield lambda content, name, started: made.of(
-            content, dict.fromkeys((name, *ledger.names(content))), started
-        )
+        yield _Pictures(made, ledger)
 
 
 def _report(target: Target, count: int) -> None:

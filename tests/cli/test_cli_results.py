@@ -346,13 +346,26 @@ def test_the_page_has_a_picture_of_what_is_still_there(
     out = str(tmp_path / "a.jsonl")
     write(out, [replace(rows[0], file=str(tiny_video), content=found.value), rows[1]])
     result = run("results", "export", out, "--html")
-    assert result.stderr == f"2 rows written to {tmp_path}/a.html\n"
+    assert result.stderr.splitlines() == [
+        "no picture of 1 of 2 files: gone, changed, or not to be decoded",
+        f"2 rows written to {tmp_path}/a.html",
+    ]
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert text.count("url(data:image/jpeg;base64,/9j/") == 1
     with Ledger.open(ledger_of(out), readonly=True) as ledger:
         assert ledger.thumbnail(found.value) is not None
         assert ledger.thumbnail(rows[1].content) is None
     assert not Path(f"{out}.lock").exists()
+
+
+def test_a_page_of_very_many_rows_is_warned_of(
+    run: Run, out: str, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for most, warned in ((5, False), (4, True)):
+        monkeypatch.setattr(part("results_export"), "MANY_ROWS", most)
+        result = run("results", "export", out, "--html", "--no-thumbnails", "--force")
+        assert ("warning: a page of 5 rows is slow" in result.stderr) is warned
+        assert result.exit_code == 0
 
 
 def test_an_output_that_is_being_worked_on_is_shown_and_exported(run: Run, out: str) -> None:
