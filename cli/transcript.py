@@ -20,16 +20,18 @@ def save(path: str, files: Sequence[str], answers: Sequence[Answer]) -> Path:
 
     Raises InputError for another suffix, or if it cannot be written; then nothing has changed.
     """
-    target = Path(path).expanduser()
-    written = _FORMATS.get(target.suffix.lower())
+    written = _FORMATS.get(Path(path).suffix.lower())
     if written is None:
         raise InputError(
             f"{escaped(path)}: a conversation is saved as {' or '.join(_FORMATS)}: give such a name"
         )
+    text = written(files, answers)
     try:
-        _replace(target, written(files, answers))
-    except OSError as error:
-        reason = error.strerror or error
+        target = Path(path).expanduser()
+        _replace(target, text)
+    # pathlib raises RuntimeError for the home of nobody, the system ValueError for a NUL.
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(f"{escaped(path)}: cannot be written: {reason}; save elsewhere") from error
     return target
 

@@ -120,6 +120,8 @@ def test_a_bug_is_not_hidden_and_the_session_is_closed(run: Run, calls: Calls) -
         (b"/save", "/save needs a file name that ends in .md or .json"),
         (b"/save a.txt", "a.txt: a conversation is saved as .md or .json: give such a name"),
         (b"/save /no/such/folder/a.md", "/no/such/folder/a.md: cannot be written: No such file"),
+        (b"/save ~no-such-user/a.md", "~no-such-user/a.md: cannot be written: "),
+        (b"/save a\x00b.md", "a\\x00b.md: cannot be written: "),
     ],
 )
 def test_what_cannot_be_done_is_one_line(run: Run, calls: Calls, line: bytes, says: str) -> None:
