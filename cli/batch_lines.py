@@ -89,7 +89,7 @@ class Lines:
         self._write = write
         self._begun = False
         self._last: float | None = None
-        self._told = -1
+        self._told = 0
 
     def planned(self, tally: Tally, now: float) -> None:
         """The first line. Once is enough, even if more is found later."""
@@ -108,7 +108,7 @@ class Lines:
             self._line(tally, now)
 
     def end(self, tally: Tally, now: float) -> None:
-        """The last line, unless it says what the one before said. More than once is fine."""
+        """The last line, if there is more to say than before. More than once is fine."""
         if self._last is not None and tally.done != self._told:
             self._line(tally, now)
 

@@ -122,8 +122,8 @@ def _notice(label: Label, file: str | None, text: str) -> Notice:
 def _without_name(reason: str, file: str) -> str:
     """`reason` without the path in it: the line begins with that, and what is equal for two files
     must read equal."""
-    for path in (file, escaped(file)):
-        reason = re.sub(rf"(^|: ){re.escape(path)}: ", r"\1", reason)
+    for path in {f"{file}: ", f"{escaped(file)}: "}:
+        reason = reason.removeprefix(path).replace(f": {path}", ": ")
     name = f"{escaped(os.path.basename(file))}: "
     folder, _, rest = reason.partition(name)
     return rest if folder.endswith((os.sep, "/")) and ": " not in folder else reason

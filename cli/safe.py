@@ -33,6 +33,8 @@ def escaped(text: str) -> str:
     >>> print(escaped("a\x1b[31m\nb"))
     a\x1b[31m\nb
     """
+    if text.isprintable():  # nothing dangerous is
+        return text
     return "".join(_as_escape(one) if _dangerous(one) else one for one in text)
 
 

@@ -121,6 +121,15 @@ def test_a_run_that_asked_nothing_has_little_to_say(part: Part) -> None:
     )
 
 
+def test_failures_of_an_earlier_run_stay_failed_and_it_says_how_to_ask_again(part: Part) -> None:
+    shown = text(part, tally(part, Planned(1, 2, ("w0",)), Known("a", 2, 1)), 80)
+    assert "known before   2, 1 of them failed\n" in shown
+    assert shown.endswith(
+        "next           failed rows stay failed until you ask them again:\n"
+        "               tokenreduce results retry answers.jsonl --failed\n"
+    )
+
+
 def test_paths_and_the_command_can_be_copied(part: Part) -> None:
     output = "out of reach/" + "long" * 20 + "/it's.jsonl"
     lines = text(part, tally(part, row(None, "Timeout")), 40, output).splitlines()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -118,6 +119,53 @@ def test_a_batch_that_is_known_says_so_at_the_end(
         "batch: 3 rows of 1 file, 1 worker",
         "batch: 0/3 answered, 3 known before",
     ]
+
+
+def test_a_line_says_something_new(
+    part: Part, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with part("batch_view").BatchView(quiet=False, clock=clock) as view:
+        view(Planned(1, 4, ("w0",)))
+        view(Planned(2, 8, ("w0",)))  # more was found
+        for name in "abc":
+            view(failed(f"{name}.mp4"))
+        clock.now += 30
+        view(answered())
+        for name in "def":
+            view(failed(f"{name}.mp4"))
+        clock.now += 1
+    view.summary("o.jsonl", "o.jsonl.ledger")
+    assert capsys.readouterr().err.splitlines()[:7] == [
+        "batch: 4 rows of 1 file, 1 worker",
+        "failed: a.mp4: InputError: not a video",
+        "failed: same for 2 more files: InputError: not a video",
+        "batch: 1/8 answered, 3 failed, 8 rows/min, under a minute left",
+        "failed: same for 3 more files: InputError: not a video",
+        "batch: 1/8 answered, 6 failed, 14 rows/min, under a minute left",
+        "answered       1 of 8 rows, 2 files",
+    ]
+
+
+def test_a_batch_that_never_got_to_ask_has_no_line_at_the_end(
+    part: Part, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with part("batch_view").BatchView(quiet=False, clock=clock) as view:
+        view(Planned(1, 4, ("w0",)))
+    assert capsys.readouterr().err == "batch: 4 rows of 1 file, 1 worker\n"
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_the_rows_that_are_left_are_told_of_a_run_that_was_cut_short(
+    part: Part, clock: Clock, capsys: pytest.CaptureFixture[str], dropped: bool
+) -> None:
+    view = part("batch_view").BatchView(quiet=False, clock=clock)
+    with suppress(KeyboardInterrupt), view:
+        view(Planned(1, 4, ("w0",)))
+        view(answered())
+        if dropped:
+            raise KeyboardInterrupt
+    view.summary("o.jsonl", "o.jsonl.ledger")
+    assert ("3 rows left: run the same command again" in capsys.readouterr().err) is dropped
 
 
 def test_quiet_shows_failures_and_nothing_else(
@@ -265,6 +313,7 @@ def test_failures_that_differ_in_numbers_alone_are_called_similar(part: Part) ->
         (Trouble("/home/in/a.mp4: m", "a.mp4"), "a.mp4: m"),
         (Trouble("trying again: in/a b.mp4: m", "in/a b.mp4"), "in/a b.mp4: trying again: m"),
         (Trouble("see ba.mp4: m", "a.mp4"), "a.mp4: see ba.mp4: m"),
+        (Trouble("see: in/a.mp4: m", "a.mp4"), "a.mp4: see: in/a.mp4: m"),
         (Trouble("died", worker="w0"), "w0: died"),
         (Trouble("worker w0 died", worker="w0"), "worker w0 died"),
         (Trouble("the disk is nearly full"), "the disk is nearly full"),
@@ -372,6 +421,11 @@ def test_a_long_name_keeps_its_ends(part: Part, clock: Clock) -> None:
     assert "…" in line
     assert "very/clip.mp4  decode 34/64  120 s" in line
     assert cell_len(line) == 60
+
+
+def test_what_a_worker_does_stands_near_its_name(part: Part, clock: Clock) -> None:
+    lines = lines_of(part, clock, filled(part, clock, 1), 250)
+    assert max(map(cell_len, lines)) <= 120
 
 
 def test_workers_without_room_are_counted(part: Part, clock: Clock) -> None:
@@ -547,6 +601,8 @@ def test_the_driver_never_waits_for_a_terminal_that_is_stopped(part: Part, clock
         free.set()
         shown.close()
     assert "300 answered" in written(console)
+    assert shown._live._thread is not None
+    assert not shown._live._thread.is_alive()
 
 
 def test_a_terminal_that_goes_away_does_not_end_the_batch(part: Part, clock: Clock) -> None:
