@@ -79,6 +79,11 @@ def _run(
     # Here and not above: torch takes seconds to import, and --help must not wait for it.
     from .sessions import open_session
 
+    if len(asked) > 1:  # the last is refused before the first is answered
+        from tokenreduce.plan import check_question
+
+        for question in asked:
+            check_question(question)
     if show_frames is not None:
         from tokenreduce.sheet import check
 

@@ -79,6 +79,7 @@ def test_questions_of_a_file(run: Run, stubbed: Stubbed, tmp_path: Path) -> None
     ("arguments", "told"),
     [
         (["a.mp4", "-q", ""], "question 1 of 1 is empty"),
+        (["a.mp4", "-q", "What?", "-q", "x" * 20_001], "has 20,001 characters"),
         (["-q", "What?"], "no video or picture"),
         (["a.mp4", "-q", "What?", "--questions", "f"], "give one of them"),
         (["a.mp4", "--questions", "/no/such"], "no such file"),
@@ -88,11 +89,12 @@ def test_questions_of_a_file(run: Run, stubbed: Stubbed, tmp_path: Path) -> None
 def test_questions_that_cannot_be(
     run: Run, stubbed: Stubbed, arguments: list[str], told: str
 ) -> None:
-    assert not stubbed("answered")
+    calls = stubbed("answered")
     done = run("ask", *arguments)
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
     assert told in line
+    assert not calls
 
 
 def test_every_option_reaches_the_library(run: Run, stubbed: Stubbed) -> None:
