@@ -103,8 +103,11 @@ def _run(
                 render.json_object(result.to_json())
             elif not quiet:
                 render.cost(result)
-            if number == 0 and show_frames is not None and session.sheet is not None:
-                session.sheet.save(show_frames)
+            if number == 0 and show_frames is not None:
+                if session.sheet is not None:
+                    session.sheet.save(show_frames)
+                elif not quiet:
+                    render.warning("--show-frames: only for videos, of no effect on pictures")
 
 
 def _show(chosen: dict[str, Chosen], *, as_json: bool) -> None:

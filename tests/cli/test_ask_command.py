@@ -97,6 +97,14 @@ def test_questions_that_cannot_be(
     assert not calls
 
 
+def test_a_sheet_that_is_not_written_is_told(run: Run, stubbed: Stubbed, tmp_path: Path) -> None:
+    stubbed("answered")
+    sheet = ["--show-frames", str(tmp_path / "sheet.png")]
+    told = "warning: --show-frames: only for videos, of no effect on pictures"
+    assert told in run("ask", "a.jpg", "What?", *sheet).stderr.splitlines()
+    assert run("ask", "a.jpg", "What?", *sheet, "--quiet").stderr == ""
+
+
 def test_every_option_reaches_the_library(run: Run, stubbed: Stubbed) -> None:
     calls = stubbed("answered")
     written = (
