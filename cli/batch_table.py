@@ -101,7 +101,9 @@ class _Line:
 
     @classmethod
     def of(cls, name: str, worker: _Worker, now: float) -> _Line:
-        name, device = escaped(name), escaped(worker.device)
+        # A single worker bears the name of its device.
+        device = "" if worker.device == name else escaped(worker.device)
+        name = escaped(name)
         if not worker.files:
             return cls(name, device, "", worker.state, "", "")
         (file, hand), *others = worker.files.items()

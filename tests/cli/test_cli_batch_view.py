@@ -476,6 +476,12 @@ def test_what_a_worker_is_at(part: Part, clock: Clock) -> None:
     assert after(1, WorkerReady("w0", "cpu", 9.0)) == "w0 cpu waiting"
 
 
+def test_a_worker_named_like_its_device_is_named_once(part: Part, clock: Clock) -> None:
+    hands = part("batch_table").Workers()
+    hands.see(WorkerReady("cpu", "cpu", 1.0), clock.now)
+    assert hands.lines(clock.now, 80, 5, dots="…") == ["cpu  waiting"]
+
+
 def table(part: Part, clock: Clock, console: Console) -> tuple[Any, Any, Any]:
     """The table, the tally it shows, and what is told to both, as BatchView tells it."""
     counted, lock = part("batch_tally").Tally(), threading.RLock()
