@@ -90,6 +90,7 @@ def rogue(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         [({"is": "frame", "seconds": "soon"}, bytes(12))],
         [({"is": "frame", "seconds": float("nan")}, bytes(12))],
         [({"is": "repeat", "seconds": None}, b"")],
+        [({"is": "repeat", "seconds": 0.5}, b""), END],  # of nothing
         [FRAME, ({"is": "done"}, b"")],
         [FRAME, ({"is": "done", "wanted": [], "complete": 1, "reached_seconds": 0}, b"")],
         [FRAME, ({"was": "done"}, b"")],

@@ -134,6 +134,8 @@ class Decoder:
                     ended = not header.get("spent")
                     end = end_of(accepted(header, path))
                     break
+                if not count and header.get("is") == "repeat":
+                    raise Died("repeated what it had not sent")
                 count += 1
                 if count > request.frames:
                     raise Died("sent more than it was asked for")
