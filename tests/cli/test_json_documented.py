@@ -9,8 +9,12 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_origin, get_type_hints
 
+import pytest
+
+from tokenreduce.batch.rows import Row
 from tokenreduce.result import Answer, ImageFacts
 
+BATCH = "## The rows of a batch"
 PAGE = Path(__file__).parents[2] / "docs" / "json.md"
 WORDS: dict[Any, str] = {
     str: "string",
@@ -40,9 +44,28 @@ def keys(kind: type, before: str = "") -> Iterator[tuple[str, str]]:
             yield name, "string" if get_origin(hint) is Literal else WORDS[hint]
 
 
+def documented(text: str) -> list[tuple[str, str]]:
+    """Names and types; a line may tell two keys of one type."""
+    rows = re.findall(r"^\| (`[a-z_.`, ]+`) \| ([a-z ]+) \| .{5,} \|$", text, re.MULTILINE)
+    return [(name, kind) for names, kind in rows for name in re.findall(r"[a-z_.]+", names)]
+
+
+@pytest.fixture
+def row() -> Row:
+    told = ("id", "key", "settings", "content", "file", "question")
+    texts = ("started", "finished", "host", "worker")
+    return Row(**dict.fromkeys((*told, *texts), "x"), status="failed", attempts=1)  # type: ignore[arg-type]  # all texts
+
+
 def test_every_key_is_documented_with_its_type() -> None:
-    rows = re.findall(r"^\| `([a-z_.]+)` \| ([a-z ]+) \| .{5,} \|$", PAGE.read_text(), re.MULTILINE)
-    assert rows == list(keys(Answer))
+    assert documented(PAGE.read_text().split(BATCH)[0]) == list(keys(Answer))
+
+
+def test_every_key_of_a_batch_is_documented(row: Row) -> None:
+    told = documented(PAGE.read_text().split(BATCH)[1])
+    assert sorted(name for name, _ in told) == sorted(set(row.to_json()) - {"question", "answer"})
+    words = {str: "string", int: "integer", list: "list of strings", type(None): "object or null"}
+    assert told == [(name, words[type(row.to_json()[name])]) for name, _ in told]
 
 
 def dotted(value: dict[str, Any], before: str = "") -> set[str]:
