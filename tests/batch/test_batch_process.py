@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -149,3 +150,55 @@ def test_nothing_outlives_a_killed_driver(
     process.communicate()
     wait_for(lambda: not alive(mark), 30.0)
     assert not (tmp_path / "out.jsonl").read_text().strip() or lines(tmp_path / "out.jsonl")
+
+
+def more_than(rows: int, output: Path, process: subprocess.Popen[str]) -> None:
+    """Waits until there are, or the process has ended."""
+    wait_for(lambda: len(lines(output)) > rows or process.poll() is not None)
+
+
+def _said(output: Path) -> list[tuple[Any, ...]]:
+    """Of each row what no clock and no earlier run can change."""
+    rows = sorted(lines(output), key=lambda row: str(row["id"]))
+    return [
+        (row["id"], row["status"], row["file"], row["question"], row["answer"], row["error"])
+        + ((row["tokens"], row["video"], row["attempts"]) if row["answer"] is not None else ())
+        for row in rows
+    ]
+
+
+@pytest.mark.slow
+def test_killed_at_fifty_points_with_a_model_it_ends_the_same(
+    folder: Path, tmp_path: Path, mark: str, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    asked = [part for n in range(6) for part in ("-q", f"How many stars appear in part {n}?")]
+    given = (str(folder), *asked, "-o")
+    whole = start(*given, "whole.jsonl")
+    whole.communicate(timeout=180)
+    expected = _said(tmp_path / "whole.jsonl")
+    assert (whole.returncode, len(expected)) == (3, 30)
+    draw, kills, output = random.Random(0), 0, tmp_path / "out.jsonl"
+    ids: set[str] = set()
+    while kills < 50:
+        if len(ids) == 30:
+            for path in tmp_path.glob("out.jsonl*"):
+                path.unlink()
+            ids = set()
+        process = start(*given, "out.jsonl")
+        before = len(ids)
+        if draw.random() < 0.7:  # in the middle of asking, else wherever it is by then
+            more_than(before, output, process)
+            time.sleep(draw.uniform(0, 0.4))
+        else:
+            time.sleep(draw.uniform(0, 6))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+        found = {row["id"] for row in lines(output)}
+        assert ids <= found
+        ids = found
+    last = start(*given, "out.jsonl")
+    last.communicate(timeout=180)
+    assert last.returncode == 3
+    assert _said(output) == expected
+    wait_for(lambda: not alive(mark))
