@@ -11,8 +11,9 @@ import typer
 from tokenreduce.errors import SettingError
 
 from . import render
-from .results_export import BareFormats, export
+from .results_export import export
 from .results_ledger import opened, told
+from .results_targets import BareFormats
 
 if TYPE_CHECKING:
     from tokenreduce.batch.ledger import Counts

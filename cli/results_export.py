@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
-from typer.core import TyperCommand
-
-from tokenreduce.errors import SettingError
 
 from . import render
 from .results_ledger import opened, told
+from .results_targets import STDOUT, Target, targets_of
 
 if TYPE_CHECKING:
     from tokenreduce.batch.ledger import Ledger
     from tokenreduce.batch.thumbnails import Thumbnails
 
-STDOUT = "-"
 MANY_ROWS = 20_000
 """More on one page than a browser lays out within a few seconds."""
-
-_FORMATS = ("csv", "parquet", "html")
-_OUTPUTS = (".jsonl", ".ndjson", ".json")
-
-
-class BareFormats(TyperCommand):
-    """Lets --csv, --parquet and --html stand without a FILE, which typer's own options cannot."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, named(args))
-
-
-def named(args: list[str]) -> list[str]:
-    """Arguments in which each format that is given no FILE is given an empty one.
-
-    >>> named(["out.jsonl", "--csv", "--html", "page.html"])
-    ['out.jsonl', '--csv=', '--html', 'page.html']
-    """
-    flags = {f"--{one}" for one in _FORMATS}
-    found = list(args)
-    for i, arg in enumerate(args):
-        if arg == "--":
-            break
-        following = args[i + 1] if i + 1 < len(args) else "--"
-        if arg in flags and following != STDOUT and following.startswith("-"):
-            found[i] = f"{arg}="
-    return found
-
-
-@dataclass(frozen=True)
-class Target:
-    """format: one of _FORMATS; path: a file, or STDOUT."""
-
-    format: str
-    path: str
 
 
 def export(
@@ -108,25 +68,23 @@ def export(
             "Default: without.",
         ),
     ] = False,
-    thumbnails: Annotated[
+    no_thumbnails: Annotated[
         bool,
         typer.Option(
-            "--thumbnails/--no-thumbnails",
+            "--no-thumbnails",
             metavar="",
-            help="Pictures on the page, of files that are still as they were asked about. "
-            "Default: with.",
+            help="No pictures on the page. Default: one of each file that is still as it was.",
         ),
-    ] = True,
+    ] = False,
 ) -> None:
     """Write a batch's rows as CSV, Parquet or HTML; several at once are fine.
 
-    In CSV a ' stands before text that a spreadsheet would run as a formula: text that begins with
-    = + - @ or a tab, or with ' itself.
+    In CSV, text that begins with = + - @, a tab or ' gets a ' in front, so that nothing is run.
     """
     from tokenreduce.batch import placing
-    from tokenreduce.batch.tables import check_parquet
+    from tokenreduce.batch.parquet import check_parquet
 
-    targets = list(_targets(out, {"csv": csv, "parquet": parquet, "html": html}))
+    targets = list(targets_of(out, {"csv": csv, "parquet": parquet, "html": html}))
     with closing(opened(out)) as ledger:
         if parquet is not None:
             check_parquet()
@@ -141,40 +99,8 @@ def export(
                     case "parquet":
                         count = _parquet(ledger, file)
                     case _:
-                        count = _html(ledger, file, out, thumbnails=thumbnails)
+                        count = _html(ledger, file, out, thumbnails=not no_thumbnails)
             _report(target, count)
-
-
-def _targets(out: str, given: dict[str, str | None]) -> Iterator[Target]:
-    """Raises SettingError for none, and for two at the same place."""
-    taken: dict[str, str] = {}
-    for name, path in given.items():
-        if path is None:
-            continue
-        place = path or beside(out, name)
-        key = place if place == STDOUT else os.path.realpath(place)
-        if key in taken:
-            raise SettingError(
-                f"--{taken[key]} and --{name} would go to the same place; name another FILE"
-            )
-        if place == STDOUT and name == "parquet" and sys.stdout.isatty():
-            raise SettingError(
-                "--parquet -: bytes on a terminal are of no use; name a file, or pipe them on"
-            )
-        taken[key] = name
-        yield Target(name, place)
-    if not taken:
-        raise SettingError("nothing to export to: give --csv, --parquet or --html, or several")
-
-
-def beside(out: str, format: str) -> str:
-    """Where a format goes that was given no FILE.
-
-    >>> beside("runs/answers.jsonl", "csv"), beside("answers.v2", "html")
-    ('runs/answers.csv', 'answers.v2.html')
-    """
-    stem, suffix = os.path.splitext(out)
-    return f"{stem if suffix.lower() in _OUTPUTS else out}.{format}"
 
 
 @contextmanager
@@ -206,7 +132,7 @@ def _csv(ledger: Ledger, file: BinaryIO, *, bom: bool) -> int:
 
 
 def _parquet(ledger: Ledger, file: BinaryIO) -> int:
-    from tokenreduce.batch.tables import write_parquet
+    from tokenreduce.batch.parquet import write_parquet
 
     return write_parquet(file, told(ledger))
 

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenreduce.batch.page import LONG, About, figure, line_of, visible, write_page
+from tokenreduce.batch.page import About, write_page
+from tokenreduce.batch.page_lines import LONG, figure, line_of, visible
 from tokenreduce.batch.rows import Failure, Row, SteppedDown, id_of, key_of
 
 SETTINGS = "5" * 64

@@ -17,16 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenreduce.batch.parquet import GROUP_ROWS, write_parquet
 from tokenreduce.batch.rows import Failure, Row, SteppedDown
-from tokenreduce.batch.tables import (
-    GROUP_ROWS,
-    Told,
-    cell,
-    columns,
-    plain,
-    write_csv,
-    write_parquet,
-)
+from tokenreduce.batch.tables import Told, cell, columns, plain, write_csv
 from tokenreduce.errors import SettingError
 from tokenreduce.result import (
     Answer,
