@@ -11,12 +11,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tokenreduce.batch.driver import Driver, Outcome, Policy
+from tokenreduce.batch.driver import Driver
 from tokenreduce.batch.feeding import Feed, Memos
-from tokenreduce.batch.happenings import Happening, Planned, Stopping
+from tokenreduce.batch.happenings import Planned
 from tokenreduce.batch.jobs import Job
 from tokenreduce.batch.output import Output
 from tokenreduce.batch.owing import Owing
+from tokenreduce.batch.policy import Outcome, Policy
 from tokenreduce.batch.pool import LocalPool, Pool, devices
 from tokenreduce.batch.sources import Listing
 from tokenreduce.cache.store import Cache
@@ -74,32 +75,26 @@ class Run:
         self, listing: Listing, output: Output, view: BatchView, *, again: bool
     ) -> tuple[Outcome, int | None]:
         """How it ended, and by which signal."""
-
-        def watch(happening: Happening) -> None:
-            if happening == Stopping("interrupted"):
-                view.interrupted()
-            view(happening)
-
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         names, threads = devices(
             self._recipe.placing.device, self._numbers["workers"] or "auto", cores or 1
         )
         pool = LocalPool(self._recipe, names, threads)
-        watch(Planned(listing.files, listing.rows, pool.workers))
-        return self._run(listing.jobs, output, pool, watch, again=again)
+        view(Planned(listing.files, listing.rows, pool.workers))
+        return self._run(listing.jobs, output, pool, view, again=again)
 
     def _run(
         self,
         jobs: Sequence[Job],
         output: Output,
         pool: Pool,
-        watch: Callable[[Happening], None],
+        view: BatchView,
         *,
         again: bool,
     ) -> tuple[Outcome, int | None]:
         memo = self._memo(output)
         owing = Owing(output.ledger, self._recipe.digest, again=again)
-        driver = Driver(output.ledger, output.projection, owing, pool, self._policy, watch)
+        driver = Driver(output.ledger, output.projection, owing, pool, self._policy, view)
         try:
             with Feed(jobs, memo) as feed, _signals(driver) as number:
                 outcome = driver.run(feed)

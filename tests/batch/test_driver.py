@@ -14,13 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokenreduce.batch.driver import Driver, Outcome, Policy
+from tokenreduce.batch.driver import Driver
 from tokenreduce.batch.exporting import Projection
 from tokenreduce.batch.feeding import Feed
 from tokenreduce.batch.happenings import FileDone, Happening, Known, Recorded, Stopping, Trouble
 from tokenreduce.batch.jobs import Asked, Job
 from tokenreduce.batch.ledger import Ledger, ledger_of
 from tokenreduce.batch.owing import Owing
+from tokenreduce.batch.policy import Outcome, Policy
 from tokenreduce.batch.rows import Failure, Row
 from tokenreduce.errors import CapacityError, ModelError
 

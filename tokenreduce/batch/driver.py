@@ -6,8 +6,8 @@ One thread, one loop. Knows neither how a file is asked nor how anything is show
 from __future__ import annotations
 
 import socket
-from collections import Counter, deque
-from dataclasses import dataclass, replace
+from collections import deque
+from dataclasses import replace
 from typing import Literal
 
 from tokenreduce import errors
@@ -23,12 +23,14 @@ from tokenreduce.batch.happenings import (
     Stage,
     Stopping,
     Trouble,
+    WorkerGone,
     WorkerReady,
     ignore,
 )
 from tokenreduce.batch.jobs import Task, Wanted
 from tokenreduce.batch.ledger import Ledger
 from tokenreduce.batch.owing import Owing
+from tokenreduce.batch.policy import Outcome, Policy, Tries
 from tokenreduce.batch.pool import Pool
 from tokenreduce.batch.rows import Failure, Row, now
 from tokenreduce.errors import CapacityError, ModelError, TokenReduceError
@@ -37,35 +39,6 @@ from tokenreduce.video.inputs import shown
 _TICK_SECONDS = 0.2
 _AT_ONCE = 64  # messages, before there is a look at what else is to be done
 _MOST_FAILED_STARTS = 2
-_MENDABLE = ("InputError", "SettingError")
-"""Failures that another attempt would only repeat."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """retries: further attempts at rows that failed by anything but their input; max_failures: rows
-    that may fail before the run stops, None for any number; timeout_seconds: for one file, from
-    when it is its worker's first, None for ever."""
-
-    retries: int = 0
-    max_failures: int | None = None
-    timeout_seconds: float | None = 3600.0
-
-
-@dataclass
-class Outcome:
-    """How a run ended. asked: rows it tried; known: rows that were there before, known_failed: of
-    these, failures; stopped: why it ended before all was asked."""
-
-    answered: int = 0
-    failed: int = 0
-    known: int = 0
-    known_failed: int = 0
-    stopped: Literal["interrupted", "failures"] | None = None
-
-    @property
-    def recorded(self) -> int:
-        return self.answered + self.failed
 
 
 class Driver:
@@ -89,8 +62,7 @@ class Driver:
         self._hands = Hands(pool.workers)
         self._host = socket.gethostname()
         self._waiting: deque[Task] = deque()
-        self._tries = Counter[str]()  # attempts that failed and are made again, by row
-        self._lost = Counter[str]()  # and those that a worker took with it
+        self._tries = Tries(self._policy.retries)
         self._interrupts = 0
         self._started = self._told_stop = False
         self.outcome = Outcome()
@@ -168,8 +140,10 @@ class Driver:
             return self._waiting.popleft()
         while (offer := feed.take(0.0 if self._started else _TICK_SECONDS)) is not None:
             planned = self._owing.plan(offer)
-            for row in planned.recorded:
+            for row in planned.unread:
                 self._record(row)
+            for row in planned.copied:
+                self._record(row, copied=True)
             if planned.known:
                 self.outcome.known += planned.known
                 self.outcome.known_failed += planned.failed
@@ -209,7 +183,7 @@ class Driver:
         wanted = None if owed is None else owed.open.get(told.id)
         if owed is None or wanted is None:
             return
-        if told.failure is not None and self._tries_again(wanted, told.failure):
+        if told.failure is not None and self._tries.again(wanted.id, told.failure):
             self._watch(Trouble(f"trying again: {told.failure.reason}", owed.task.path))
             return  # still open: asked again when the task is done
         del owed.open[told.id]
@@ -225,18 +199,12 @@ class Driver:
             )
         )
 
-    def _tries_again(self, wanted: Wanted, failure: Failure) -> bool:
-        tried = self._tries[wanted.id]
-        if failure.kind in _MENDABLE or tried >= self._policy.retries:
-            return False
-        self._tries[wanted.id] += 1
-        return True
-
     def _again(self, task: Task) -> None:
         if task.wanted:
             self._waiting.append(task)
 
     def _died(self, worker: str, reason: str, refused: str | None) -> None:
+        self._watch(WorkerGone(worker))
         hand = self._hands[worker]
         hand.failed_starts += not hand.ready
         late = hand.killed_for is not None
@@ -249,7 +217,7 @@ class Driver:
             self._fail(task, worker, Failure(kind, f"{shown(task.path)}: the worker {reason}"))
         for task in aftermath.again:
             if task.alone:
-                self._lost.update(wanted.id for wanted in task.wanted)
+                self._tries.lost(wanted.id for wanted in task.wanted)
         self._waiting.extendleft(reversed(aftermath.again))
         hand.gone = refused is not None or hand.failed_starts >= _MOST_FAILED_STARTS
         if hand.gone and not self._hands.working:
@@ -261,7 +229,7 @@ class Driver:
             self._pool.start(worker)
 
     def _fail(self, task: Task, worker: str, failure: Failure) -> None:
-        left = tuple(one for one in task.wanted if self._tries_again(one, failure))
+        left = tuple(one for one in task.wanted if self._tries.again(one.id, failure))
         for wanted in task.wanted:
             if wanted not in left:
                 self._record(replace(self._row(task, wanted, worker, now()), failure=failure))
@@ -276,25 +244,25 @@ class Driver:
             file=task.path,
             question=wanted.question,
             status="failed",
-            attempts=wanted.attempts + self._tries[wanted.id] + self._lost[wanted.id] + 1,
+            attempts=wanted.attempts + self._tries.before(wanted.id) + 1,
             started=started,
             finished=now(),
             host=self._host,
             worker=worker,
         )
 
-    def _record(self, row: Row) -> None:
+    def _record(self, row: Row, *, copied: bool = False) -> None:
         self._ledger.record(row, forget=self._owing.placeholder(row.file, row.question))
         self._projection.append(row)
         answered = row.status == "answered"
         self.outcome.answered += answered
         self.outcome.failed += not answered
-        del self._tries[row.id], self._lost[row.id]
-        self._watch(Recorded(row))
+        self._tries.forget(row.id)
+        self._watch(Recorded(row, copied))
         if self.outcome.failed >= (self._policy.max_failures or self.outcome.failed + 1):
             self._stop("failures")
         for other in self._owing.ended(row):
-            self._record(other)
+            self._record(other, copied=True)
 
     def _end_the_late(self) -> None:
         limit = self._policy.timeout_seconds

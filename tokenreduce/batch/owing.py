@@ -18,13 +18,14 @@ from tokenreduce.cache.digest import Digest
 @dataclass(frozen=True)
 class Planned:
     """What became of an offer. task: None where nothing is left to ask; known, failed: rows that
-    were there before, and how many of them as failures; recorded: rows put down just now, of files
-    that cannot be read, or answered under another id."""
+    are there or on the way under another name, and how many of them as failures; unread: rows of a
+    file that cannot be read; copied: rows answered under another id."""
 
     task: Task | None
     known: int = 0
     failed: int = 0
-    recorded: tuple[Row, ...] = ()
+    unread: tuple[Row, ...] = ()
+    copied: tuple[Row, ...] = ()
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Owing:
     def plan(self, offer: Offer) -> Planned:
         job, digest = offer.job, offer.digest
         content = content_of_name(job.path) if digest is None else digest.value
-        wanted, recorded, known, failed = [], [], 0, 0
+        wanted, unread, copied, known, failed = [], [], [], 0, 0
         for asked in job.asked:
             key = key_of(content, asked.question, self.settings)
             id = asked.id or id_of(key)
@@ -56,19 +57,20 @@ class Owing:
             row = self._blank(id, key, content, job.path, asked, tried)
             if digest is None:
                 failure = Failure("InputError", offer.reason)
-                recorded.append(replace(row, failure=failure, attempts=tried + 1))
-            elif key in self._asking:
-                if asked.id is not None:  # the same under a name of its own: the answer will do
-                    self._followers.setdefault(key, []).append(row)
+                unread.append(replace(row, failure=failure, attempts=tried + 1))
+            elif key in self._asking and asked.id is None:
+                known += 1
+            elif key in self._asking:  # the same under a name of its own: the answer will do
+                self._followers.setdefault(key, []).append(row)
             elif (found := self.ledger.answered(key)) is not None:
-                recorded.append(_copied(found, row))
+                copied.append(_copied(found, row))
             else:
                 self._asking.add(key)
                 wanted.append(Wanted(id, key, asked.question, tried))
         if digest is not None:
             self.ledger.name(content, job.path)
         task = self._task(job.path, digest, wanted) if digest is not None and wanted else None
-        return Planned(task, known, failed, tuple(recorded))
+        return Planned(task, known, failed, tuple(unread), tuple(copied))
 
     def placeholder(self, path: str, question: str) -> str:
         """The id of the row that stands for this question while the file could not be read."""
