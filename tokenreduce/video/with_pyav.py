@@ -13,6 +13,7 @@ from typing import Any
 
 from av.video.reformatter import VideoReformatter
 
+from tokenreduce.video.h264 import needless, prefix_bytes
 from tokenreduce.video.pictures import Coded, Sample
 from tokenreduce.video.scan import BACK_SECONDS, Scout, Wanted
 from tokenreduce.video.source import Beat, Source
@@ -23,6 +24,10 @@ from tokenreduce.video.types import Request
 # that its own temporal layer does not refer to may serve a higher one, so nothing is skipped.
 _SKIPPABLE = frozenset({"h264", "mpeg2video"})
 
+THREADS = 3
+"""Of an H.264 decoder that is given reference pictures only. They take turns with every other one
+much cheaper (P, B, P, B): with two threads one would decode all the expensive ones."""
+
 # AVFieldOrder UNKNOWN and PROGRESSIVE: one packet is one frame, never half of one.
 _WHOLE = frozenset({0, 1})
 
@@ -30,6 +35,8 @@ _WHOLE = frozenset({0, 1})
 def decode(source: Source, request: Request, span: Span, beat: Beat) -> Iterator[Sample]:
     """Each wanted frame in order of time; see `tokenreduce.video.decoders.Decode`."""
     reformatter, thumbnails = VideoReformatter(), VideoReformatter()
+    if source.codec.name == "h264":
+        source.codec.thread_count = THREADS
     plan = Scout(source.again(), span, beat).plan(request)
     for wanted, found in exact(source, plan, beat):
         seconds = span.seconds(wanted.pts)
@@ -66,6 +73,7 @@ class Run:
     def __init__(self, source: Source, beat: Beat) -> None:
         self._source = source
         self._beat = beat
+        self._prefix = prefix_bytes(source.codec.extradata)
         self._packets: Iterator[Any] = iter(())
         self._ready: deque[tuple[Any, int]] = deque()
         self._fed: int | None = None  # latest presentation time given to the codec; None: none
@@ -128,12 +136,21 @@ class Run:
             return
         source = self._source
         time = packet.pts
-        if source.codec.name in _SKIPPABLE and not source.in_order:
-            before = time is not None and time < pts
-            source.codec.skip_frame = "NONREF" if before else "DEFAULT"
+        before = time is not None and time < pts
         if time is not None:
             self._fed = time if self._fed is None else max(self._fed, time)
+        if source.codec.name in _SKIPPABLE and not source.in_order:
+            if before and self._needless(packet):
+                return
+            source.codec.skip_frame = "NONREF" if before else "DEFAULT"
         self._take(source.decode(packet))
+
+    def _needless(self, packet: Any) -> bool:
+        """Whether the decoder would skip it. Fields may come as packets of their own."""
+        codec = self._source.codec
+        if codec.name != "h264" or codec.field_order not in _WHOLE:
+            return False
+        return not packet.has_sidedata("new_extradata") and needless(bytes(packet), self._prefix)
 
     def _drain(self) -> None:
         self._take(self._source.decode(None))
