@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tokenreduce.batch.exporting import Projection, begun, move_aside
 from tokenreduce.batch.ledger import Ledger, ledger_of
 from tokenreduce.batch.ledger_faults import LedgerError
+from tokenreduce.batch.lock import Lock
 from tokenreduce.batch.rows import Row
 
 MakeRow = Callable[..., Row]
@@ -400,6 +401,22 @@ ledger = Ledger.open(sys.argv[1])
 ledger.record(Row("late", "k", "s", "c", "f", "q", "answered", 1, "", "", "h", "w", {}))
 os._exit(9)
 """
+
+
+@pytest.mark.parametrize(
+    "name", ["a b?mode=ro#x.jsonl", "%41%00.jsonl", "-o", "new\nline", "\udcff.jsonl", "'\";*ä星"]
+)
+def test_outputs_of_any_name(tmp_path: Path, make_row: MakeRow, name: str) -> None:
+    output = tmp_path / name
+    with Lock.take(output):
+        assert not begun(output)
+        whole = _some_lines(output, make_row)
+        assert begun(output)
+        moved = move_aside(output)
+    assert moved == tmp_path / f"{name}.1"
+    assert moved.read_bytes() == whole
+    assert len(_rows(moved)) == 3
+    assert sorted(os.listdir(tmp_path)) == sorted([f"{name}.1", f"{name}.1.ledger"])
 
 
 def test_moving_aside_takes_along_what_a_killed_process_left(

@@ -224,6 +224,28 @@ def test_what_json_cannot_say_is_refused_and_leaves_all_as_it_was(
     assert list(ledger.rows()) == [make_row(1)]
 
 
+def test_a_row_waits_for_the_disk_and_a_name_for_the_next_row(
+    ledger: Ledger, make_row: MakeRow
+) -> None:
+    """Else 20,000 files would take a minute to name. SQLite: 2 is FULL, 1 is NORMAL."""
+
+    def level() -> object:
+        return ledger._base.all("PRAGMA synchronous")[0][0]
+
+    assert ledger._base.all("PRAGMA journal_mode") == [("wal",)]
+    for _ in range(2):
+        ledger.record(make_row(1))
+        assert level() == 2
+        ledger.name("content", "path")
+        assert level() == 1
+        with ledger.together():
+            ledger.name("content", "path")
+            ledger.record(make_row(1))
+        assert level() == 2
+        ledger.remember(STATE, "d" * 64)
+        assert level() == 1
+
+
 def test_settings_in_the_order_they_came(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     with Ledger.create(path) as ledger:

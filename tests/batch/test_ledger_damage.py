@@ -177,6 +177,24 @@ def test_a_flipped_bit_in_an_answer_is_noticed(sound: Path, path: Path) -> None:
     assert "is damaged (a row is not what was recorded)" in line
 
 
+def test_a_damaged_index_is_noticed_before_anything_is_written(
+    sound: Path, path: Path, make_row: MakeRow
+) -> None:
+    """No row is wrong yet; to write on would make it so."""
+    shutil.copy(sound, path)
+    with closing(sqlite3.connect(path)) as base:
+        (size,) = base.execute("PRAGMA page_size").fetchone()
+        select = "SELECT rootpage FROM sqlite_master WHERE name = 'rows_by_key'"
+        (page,) = base.execute(select).fetchone()
+    data = bytearray(path.read_bytes())
+    data[(page - 1) * size : page * size] = random.Random(1).randbytes(size)
+    path.write_bytes(data)
+    assert "is damaged" in _refusal(lambda: Ledger.open(path))
+    with Ledger.open(path, readonly=True) as ledger:
+        assert sum(1 for _ in ledger.rows()) == ROWS
+        assert "is damaged" in _refusal(lambda: ledger.answered(make_row(1).key))
+
+
 @pytest.mark.parametrize("ending", ["-wal", "-shm"])
 def test_rubbish_beside_it_is_survived(sound: Path, path: Path, ending: str) -> None:
     shutil.copy(sound, path)

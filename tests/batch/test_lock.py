@@ -180,11 +180,24 @@ def test_a_missing_folder_and_a_folder_in_its_place(output: Path) -> None:
         Lock.take(output)
 
 
+_HOLD_WITH_CHILD = """
+import os, subprocess, sys
+from tokenreduce.batch.lock import Lock
+lock = Lock.take(sys.argv[1])
+subprocess.Popen([sys.executable, "-c", "input()"], close_fds=False, stdout=subprocess.DEVNULL)
+print("taken", flush=True)
+os._exit(9)
+"""
+
+
 def test_no_child_inherits_it(output: Path) -> None:
     """A decoding child that outlives a killed batch would keep it from being resumed."""
-    with Lock.take(output):
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        Lock.take(output).close()
-    finally:
-        child.communicate(b"\n")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLD_WITH_CHILD, str(output)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.wait(timeout=60) == 9
+    assert lock_of(output).exists()
+    Lock.take(output).close()
+    holder.communicate(b"\n")  # the child reads it and ends
