@@ -17,7 +17,6 @@ from . import render
 from .ask import calm_libraries
 from .given import chosen_from
 from .kinds import Number, Whole
-from .settings import read_flag
 
 _WORKERS = Whole("auto or a whole number of processes", 1, 64)
 
@@ -120,6 +119,8 @@ def _numbers(
     retries: object, timeout: object, max_failures: object, workers: object
 ) -> Mapping[str, Any]:
     """What was given of them, checked; None where nothing was."""
+    from .settings import read_flag
+
     read: dict[str, Any] = {}
     for flag, kind, value in (
         ("--retries", Whole("a whole number", 0, 1000), retries),
