@@ -6,6 +6,7 @@ Knows neither the ledger nor other workers.
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
 from collections.abc import Callable
@@ -126,7 +127,9 @@ class Desk:
         failure: Failure | None = None
         answer, trace = None, None
         try:
-            answer = self._asked(held, wanted.question, beside).to_json()
+            said = self._asked(held, wanted.question, beside).to_json()
+            json.dumps(said, allow_nan=False)  # a row must be one that JSON can say
+            answer = said
         except TokenReduceError as error:
             failure = Failure(type(error).__name__, one_line(error))
         except Exception as error:  # a bug is one row's failure, with its traceback
