@@ -10,18 +10,19 @@ import faulthandler
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
+from tokenreduce.batch.child import private_pipes
 from tokenreduce.batch.jobs import Task
 from tokenreduce.batch.messages import Died, Message, Ready
 from tokenreduce.batch.wire import receive, send
 
 if TYPE_CHECKING:  # the driver's process, which writes a Setup, needs no torch
+    from tokenreduce.batch.desk import Inbox
     from tokenreduce.batch.recipe import Recipe
 
 Order = Task | Literal["stop"]
@@ -73,7 +74,7 @@ def main() -> None:
     """Works until it is told to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    orders, out = _private_pipes()
+    orders, out = private_pipes()
     lock = threading.Lock()
 
     def tell(message: Message) -> None:
@@ -85,7 +86,7 @@ def main() -> None:
     os._exit(0)  # nothing is left to tidy, and a library's thread must not keep it
 
 
-def serve(setup: Setup, inbox: PipeInbox, tell: Callable[[Message], None]) -> None:
+def serve(setup: Setup, inbox: Inbox, tell: Callable[[Message], None]) -> None:
     """Loads the model and works through the inbox. A model that cannot be loaded is told as Died,
     refused: the driver's user can mend it, and no other worker would fare better."""
     from tokenreduce.batch.desk import Desk, one_line
@@ -113,14 +114,3 @@ def serve(setup: Setup, inbox: PipeInbox, tell: Callable[[Message], None]) -> No
     tell(Ready(setup.worker, str(model.device), time.perf_counter() - began))
     with Desk(setup.recipe, model, setup.worker, inbox, tell) as desk:
         desk.work()
-
-
-def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The driver's pipes under other numbers, so that no library writes into the protocol."""
-    orders, out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    return orders, out
