@@ -144,9 +144,10 @@ def family_of(
     model     what tells its files, see `identity`
     placement device, dtype and the like, as asked for: features differ in their last bits
     """
+    ends = (plan.start, plan.end)  # by what they mean: two may be written alike, for people
     return {
         "file": digest.value,
-        "range": [str(moment) if moment else None for moment in (plan.start, plan.end)],
+        "range": [(moment.value, moment.of_length) if moment else None for moment in ends],
         "frames": [plan.most if plan.fps else plan.frames, plan.fps, plan.seek, plan.decoder],
         "skip": plan.skip,
         "model": model,

@@ -19,6 +19,7 @@ from tokenreduce.errors import InputError, SettingError
 from tokenreduce.events import Event, Started
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.models.locate import config_folder, resolve
+from tokenreduce.moments import Moment
 from tokenreduce.opening import Wanted
 from tokenreduce.plan import Overrides
 from tokenreduce.session import Session
@@ -248,6 +249,18 @@ def test_frames_by_the_second_in_a_range(opening: Open) -> None:
         few = session.ask(QUESTION)
     assert len(few.frames.seconds) == 5
     assert few.frames.seconds[-1] > seconds[-1]
+
+
+def test_a_range_is_known_by_its_times_however_they_are_written(opening: Open) -> None:
+    for start, source in (
+        (Moment(0.5), "decoded"),
+        ("0:00.5", "cache"),
+        (0.5, "cache"),
+        (Moment(0.5000001), "decoded"),  # "0.5 s", too
+        ("50%", "decoded"),
+    ):
+        with opening(start=start) as session:
+            assert session.ask(QUESTION).frames.source == source
 
 
 @pytest.mark.parametrize(
