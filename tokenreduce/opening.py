@@ -89,13 +89,15 @@ def opened(
         check_context(plan, spec, 0)
         return Opened(stills, plan)
     path = files.paths[0]
+    said = _subtitles(wanted, clock)
     shelf = None if kept is None else kept.shelf(plan, spec, path, clock)
     shelved = None if shelf is None else shelf.footage(path)
     subject = Footage(shelved) if shelved else probed(files, child, clock)
     probe = subject.probe
     plan = of_video(plan, spec, probe.seconds, probe.fps, shown(path))
     check_context(plan, spec, 0, plan.raw)
-    said = _subtitles(wanted, subject, child, clock)
+    if wanted.subtitles == EMBEDDED:
+        said = _embedded(subject, child, clock)
     return Opened(subject, plan, shelf, None if shelf is None else shelf.find(plan), said)
 
 
@@ -108,11 +110,14 @@ def _warn_of_no_use(wanted: Wanted, clock: Clock) -> None:
         clock.warn(f"{listed}: only for videos, of no effect on pictures")
 
 
-def _subtitles(wanted: Wanted, subject: Footage, child: Decoder, clock: Clock) -> tuple[Line, ...]:
-    if wanted.subtitles is None:
+def _subtitles(wanted: Wanted, clock: Clock) -> tuple[Line, ...]:
+    """Of a file of their own, which is read before the whole video is, for its digest."""
+    if wanted.subtitles is None or wanted.subtitles == EMBEDDED:
         return ()
-    if wanted.subtitles != EMBEDDED:
-        return read_subtitles(wanted.subtitles, clock.warn)
+    return read_subtitles(wanted.subtitles, clock.warn)
+
+
+def _embedded(subject: Footage, child: Decoder, clock: Clock) -> tuple[Line, ...]:
     with clock.part("probe"):
         said = child.subtitles(subject.probe.path, subject.probe)
     if said is None:

@@ -285,6 +285,14 @@ def test_what_cannot_be_is_refused_before_the_model_is_loaded(
     assert "load" not in parts
 
 
+def test_a_subtitle_file_is_refused_before_the_video_is_read(
+    opening: Open, parts: list[str]
+) -> None:
+    with opening(subtitles="/no/such.srt") as session, pytest.raises(InputError, match="no such"):
+        session.ask(QUESTION)
+    assert parts == []
+
+
 def test_subtitles_are_told_and_counted(opening: Open, tmp_path: Path) -> None:
     path = tmp_path / "said.srt"
     path.write_text("1\n00:00:00,000 --> 00:00:02,000\nthe star is red\n")
