@@ -7,6 +7,8 @@ Knows no command.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -39,6 +41,8 @@ class OneLineErrors(TyperGroup):
         **extra: Any,
     ) -> Any:
         _open_streams()
+        # The interpreter's last collection would go through all that torch made: a second or two.
+        atexit.register(gc.freeze)
         try:
             with _one_line():
                 # Not standalone: typer would print usage errors its own way, in a box.

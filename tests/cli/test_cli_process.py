@@ -46,6 +46,23 @@ def test_help_takes_less_than_half_a_second_of_work(command: list[str]) -> None:
     assert min(seconds() for _ in range(3)) < 0.5
 
 
+def test_it_ends_without_a_last_look_through_memory() -> None:
+    """Which would take as long as importing torch did; here it would find a knot."""
+    code = """
+import gc, os
+class Knot:
+    def __del__(self, write=os.write): write(2, b"found")
+gc.disable()
+one = Knot(); one.itself = one; del one
+from tokenreduce.cli import app
+{end}
+"""
+    for end, said in (("pass", "found"), ("app(['version'])", "")):
+        run = [sys.executable, "-c", code.format(end=end)]
+        done = subprocess.run(run, capture_output=True, text=True, check=True)
+        assert done.stderr == said
+
+
 def test_a_bug_keeps_its_traceback_without_its_variables(process: Process) -> None:
     done = process("ask", "a.mp4", "Q", mode="faulty")
     assert (done.returncode, done.stdout) == (1, "")
