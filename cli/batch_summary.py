@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 import textwrap
 
+from tokenreduce.batch.totals import STAGES, Sums
+
 from .batch_lines import counted, per_minute
-from .batch_tally import STAGES, Sums, Tally
+from .batch_tally import Tally
 from .cost import laid_out, quantity, size
 from .safe import escaped
 

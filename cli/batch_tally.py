@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import Any
 
 from tokenreduce.batch.happenings import (
     Happening,
@@ -15,40 +14,9 @@ from tokenreduce.batch.happenings import (
     WorkerReady,
 )
 from tokenreduce.batch.rows import Row
-
-STAGES = ("load", "digest", "decode", "encode", "reduce", "prefill", "generate")
-"""The parts of an answer's `seconds` that add up, in the order in which they happen."""
+from tokenreduce.batch.totals import Sums
 
 _WINDOW = 200  # rows that the speed is measured over: a run that slows down shows it
-
-
-class Sums:
-    """What the answered rows took together.
-
-    seconds        by part, of STAGES
-    raw, merged    visual tokens before and after merging
-    unreduced      FLOPs of the LLM had nothing been reduced; spent: what it took, overhead included
-    device_peak, host_peak   bytes, the largest of any row; None if no row told
-    """
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(STAGES, 0.0)
-        self.raw = self.merged = 0
-        self.unreduced = self.spent = 0.0
-        self.device_peak: int | None = None
-        self.host_peak: int | None = None
-
-    def add(self, answer: dict[str, Any]) -> None:
-        """The object of `ask --json`. What it lacks counts as nothing: an answer that was recorded
-        must not end the run because it cannot be shown."""
-        for stage in STAGES:
-            self.seconds[stage] += _number(answer, "seconds", stage)
-        self.raw += int(_number(answer, "tokens", "raw"))
-        self.merged += int(_number(answer, "tokens", "merged"))
-        self.unreduced += _number(answer, "flops", "llm_unreduced")
-        self.spent += _number(answer, "flops", "llm") + _number(answer, "flops", "overhead")
-        self.device_peak = _larger(self.device_peak, answer, "device_peak")
-        self.host_peak = _larger(self.host_peak, answer, "host_peak")
 
 
 class Tally:
@@ -130,15 +98,3 @@ class Tally:
             self._begin(row.worker, now)
             self._moments.append(now)
             self.asked += 1
-
-
-def _number(answer: dict[str, Any], part: str, name: str) -> float:
-    value = (answer.get(part) or {}).get(name)
-    return value if isinstance(value, (int, float)) else 0.0
-
-
-def _larger(so_far: int | None, answer: dict[str, Any], name: str) -> int | None:
-    value = (answer.get("memory_bytes") or {}).get(name)
-    if not isinstance(value, int):
-        return so_far
-    return value if so_far is None else max(so_far, value)

@@ -122,14 +122,19 @@ def _as_it_is(pieces: Iterable[str]) -> Iterator[Any]:
 
 def _figures(totals: Totals, contents: int) -> list[tuple[str, str, str]]:
     """What stands on top: name, figure, and what explains it."""
-    share = f"{totals.tokens_merged / totals.tokens_raw:.1%}" if totals.tokens_raw else "0%"
+    saved = totals.sums.unreduced - totals.sums.spent
+    share = f"{totals.sums.merged / totals.sums.raw:.1%}" if totals.sums.raw else "0%"
     return [
         ("rows", f"{totals.rows:,}", f"of {contents:,} file{'' if contents == 1 else 's'}"),
         ("answered", f"{totals.answered:,}", ""),
         ("failed", f"{totals.failed:,}", ""),
-        ("visual tokens", f"{totals.tokens_merged:,}", f"{share} of {totals.tokens_raw:,} raw"),
-        ("seconds", f"{totals.seconds:,.1f}", "of all answers together"),
-        ("TFLOPs saved", figure(totals.flops_saved / 1e12), "in the language model"),
+        ("visual tokens", f"{totals.sums.merged:,}", f"{share} of {totals.sums.raw:,} raw"),
+        ("seconds", f"{totals.sums.total:,.1f}", "of all answers together"),
+        (
+            "TFLOPs saved",
+            figure(saved / 1e12),
+            "in the language model",
+        ),
     ]
 
 

@@ -8,21 +8,48 @@ from typing import Any
 
 from tokenreduce.batch.rows import Row
 
+STAGES = ("load", "digest", "decode", "encode", "reduce", "prefill", "generate")
+"""The parts of an answer's `seconds` that add up, in the order in which they happen."""
+
+
+class Sums:
+    """What answers took together.
+
+    seconds        by part, of STAGES; total: of whole answers, several of which may go on at once
+    raw, merged    visual tokens before and after merging
+    unreduced      FLOPs of the LLM had nothing been reduced; spent: what it took, overhead included
+    device_peak, host_peak   bytes, the largest of any row; None if no row told
+    """
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.total = 0.0
+        self.raw = self.merged = 0
+        self.unreduced = self.spent = 0.0
+        self.device_peak: int | None = None
+        self.host_peak: int | None = None
+
+    def add(self, answer: Mapping[str, Any]) -> None:
+        """The object of `ask --json`. What it lacks counts as nothing: an answer that was recorded
+        must not end the run because it cannot be shown."""
+        for stage in STAGES:
+            self.seconds[stage] += _number(answer, "seconds", stage)
+        self.total += _number(answer, "seconds", "total")
+        self.raw += int(_number(answer, "tokens", "raw"))
+        self.merged += int(_number(answer, "tokens", "merged"))
+        self.unreduced += _number(answer, "flops", "llm_unreduced")
+        self.spent += _spent(answer)
+        self.device_peak = _larger(self.device_peak, answer, "device_peak")
+        self.host_peak = _larger(self.host_peak, answer, "host_peak")
+
 
 class Totals:
-    """Adds up rows, one at a time.
-
-    failures      failed rows by the error's type
-    tokens_raw, tokens_merged   visual tokens before any reduction, and that entered the LLM
-    seconds       of all answers, of which several may have gone on at once
-    flops_saved   of the prefills, against unreduced ones; see docs/json.md
-    """
+    """Rows by how they ended, and what the answers took. failures: by the error's type."""
 
     def __init__(self) -> None:
         self.answered = 0
         self.failures: Counter[str] = Counter()
-        self.tokens_raw = self.tokens_merged = 0
-        self.seconds = self.flops_saved = 0.0
+        self.sums = Sums()
 
     @property
     def failed(self) -> int:
@@ -37,16 +64,12 @@ class Totals:
             self.failures[row.failure.kind if row.failure else "unknown"] += 1
             return
         self.answered += 1
-        self.tokens_raw += int(_number(row.answer, "tokens", "raw"))
-        self.tokens_merged += int(_number(row.answer, "tokens", "merged"))
-        self.seconds += _number(row.answer, "seconds", "total")
-        self.flops_saved += flops_saved(row.answer)
+        self.sums.add(row.answer)
 
 
 def flops_saved(answer: Mapping[str, Any]) -> float:
     """Of an answer's prefill, against the unreduced one; below 0 where the reduction costs more."""
-    spent = _number(answer, "flops", "llm") + _number(answer, "flops", "overhead")
-    return _number(answer, "flops", "llm_unreduced") - spent
+    return _number(answer, "flops", "llm_unreduced") - _spent(answer)
 
 
 def said(answer: Mapping[str, Any], part: str, name: str) -> float | None:
@@ -57,3 +80,12 @@ def said(answer: Mapping[str, Any], part: str, name: str) -> float | None:
 
 def _number(answer: Mapping[str, Any], part: str, name: str) -> float:
     return said(answer, part, name) or 0.0
+
+
+def _spent(answer: Mapping[str, Any]) -> float:
+    return _number(answer, "flops", "llm") + _number(answer, "flops", "overhead")
+
+
+def _larger(so_far: int | None, answer: Mapping[str, Any], name: str) -> int | None:
+    value = said(answer, "memory_bytes", name)
+    return so_far if value is None else max(so_far or 0, int(value))
