@@ -211,6 +211,10 @@ class Scout:
             return
         # What precedes the first frame that decodes is not there.
         if packet.shown and packet.pts >= self._span.first:
-            self._best = max(packet.pts, self._best or packet.pts)
+            self._best = _latest(self._best, packet.pts)
         if packet.key:
-            self._key = max(packet.pts, self._key or packet.pts)
+            self._key = _latest(self._key, packet.pts)
+
+
+def _latest(before: int | None, pts: int) -> int:
+    return pts if before is None else max(before, pts)
