@@ -27,7 +27,8 @@ demo: $(READY) ## environment, a generated clip, and a real answer about it on t
 test: $(READY) ## environment and the whole suite
 	$(BIN)/python -m pytest -q
 
-test-slow: $(READY) ## what takes minutes, too
+test-slow: $(READY) ## what takes minutes, too, with a Ray that is started for it
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[ray]"
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 
 test-oldest: $(READY) ## models and engine on the oldest transformers of the range
