@@ -16,9 +16,13 @@ from . import options_seen as s
 from . import render
 from .ask import calm_libraries
 from .given import chosen_from
-from .kinds import Number, Whole
+from .kinds import Number, Text, Whole
 
 _WORKERS = Whole("auto or a whole number of processes", 1, 64)
+_CLUSTER = Text(
+    "auto, local or the HOST:PORT of a Ray cluster, such as 10.0.0.1:6379",
+    r"auto|local|[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:.%]+\]:\d{1,5}",
+)
 
 
 def batch(
@@ -35,6 +39,7 @@ def batch(
     max_failures: b.MaxFailures = None,
     fail_fast: b.FailFast = False,
     workers: b.Workers = None,
+    cluster: b.Cluster = None,
     shard: b.Shard = None,
     preset: s.Preset = None,
     budget: s.Budget = None,
@@ -69,7 +74,7 @@ def batch(
     Ctrl-C finishes the current answers, the second drops them), others as everywhere.
     """
     chosen = chosen_from(locals(), quiet=quiet)
-    numbers = _numbers(retries, timeout, 1 if fail_fast else max_failures, workers)
+    numbers = _numbers(retries, timeout, 1 if fail_fast else max_failures, workers, cluster)
     if output is None:
         raise SettingError("no output: give the JSONL to write with -o, such as -o answers.jsonl")
     calm_libraries(quiet=True)
@@ -93,7 +98,7 @@ def retry(output: str) -> None:
     calm_libraries(quiet=True)
     from .batch_retry import retried
 
-    raise typer.Exit(retried(output, _numbers(None, None, None, None)))
+    raise typer.Exit(retried(output, _numbers(None, None, None, None, None)))
 
 
 def _parted(
@@ -116,7 +121,7 @@ def _no_file(question: str) -> None:
 
 
 def _numbers(
-    retries: object, timeout: object, max_failures: object, workers: object
+    retries: object, timeout: object, max_failures: object, workers: object, cluster: object
 ) -> Mapping[str, Any]:
     """What was given of them, checked; None where nothing was."""
     from .settings import read_flag
@@ -127,6 +132,7 @@ def _numbers(
         ("--timeout", Number(0, 10_000_000), timeout),
         ("--max-failures", Whole("a whole number of rows", 1), max_failures),
         ("--workers", _WORKERS, None if workers == "auto" else workers),
+        ("--cluster", _CLUSTER, cluster),
     ):
         name = flag.strip("-").replace("-", "_")
         read[name] = None if value is None else read_flag(flag, kind, str(value))

@@ -3,7 +3,6 @@ of Ctrl-C. Knows no options."""
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from tokenreduce.batch.jobs import Job
 from tokenreduce.batch.output import Output
 from tokenreduce.batch.owing import Owing
 from tokenreduce.batch.policy import Outcome, Policy
-from tokenreduce.batch.pool import LocalPool, Pool, devices
+from tokenreduce.batch.pool import Pool
 from tokenreduce.batch.sources import Listing
 from tokenreduce.cache.store import Cache
 from tokenreduce.events import Event, Warned
@@ -26,6 +25,7 @@ from tokenreduce.video.inputs import shown
 
 from . import render
 from .batch_view import BatchView
+from .batch_workers import hired
 from .sessions import recipe_of
 from .settings import Chosen
 
@@ -36,7 +36,7 @@ TERMINATED = 143  # 128 + SIGTERM
 
 
 class Run:
-    """numbers: retries, timeout, max_failures and workers, None where nothing was given."""
+    """numbers: retries, timeout, max_failures, workers, cluster; None where nothing was given."""
 
     def __init__(
         self,
@@ -59,29 +59,21 @@ class Run:
     ) -> int:
         """Asks what is listed and not there yet; the exit code. again: failed rows, too."""
         self._recipe.check(self._downloading)
-        with Output.open(self._output, self._recipe, self._given, new=new, mix=mix) as output:
+        with (
+            hired(self._recipe, self._numbers, listing, quiet=self._quiet) as pool,
+            Output.open(self._output, self._recipe, self._given, new=new, mix=mix) as output,
+        ):
             if output.moved is not None and not self._quiet:
                 render.show(f"what was there is now {shown(output.moved)}")
             output.projection.rewrite()
             with BatchView(quiet=self._quiet) as view:
+                view(Planned(listing.files, listing.rows, pool.workers))
                 try:
-                    outcome, number = self._driven(listing, output, view, again=again)
+                    outcome, number = self._run(listing.jobs, output, pool, view, again=again)
                 finally:
                     output.finish()
                 view.summary(shown(output.path), shown(output.ledger.path))
         return _code(outcome, number)
-
-    def _driven(
-        self, listing: Listing, output: Output, view: BatchView, *, again: bool
-    ) -> tuple[Outcome, int | None]:
-        """How it ended, and by which signal."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        names, threads = devices(
-            self._recipe.placing.device, self._numbers["workers"] or "auto", cores or 1
-        )
-        pool = LocalPool(self._recipe, names, threads)
-        view(Planned(listing.files, listing.rows, pool.workers))
-        return self._run(listing.jobs, output, pool, view, again=again)
 
     def _run(
         self,
@@ -92,6 +84,7 @@ class Run:
         *,
         again: bool,
     ) -> tuple[Outcome, int | None]:
+        """How it ended, and by which signal."""
         memo = self._memo(output)
         owing = Owing(output.ledger, self._recipe.digest, again=again)
         driver = Driver(output.ledger, output.projection, owing, pool, self._policy, view)

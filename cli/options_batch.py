@@ -146,3 +146,14 @@ Workers = Annotated[
         "Default: auto.",
     ),
 ]
+Cluster = Annotated[
+    str | None,
+    option(
+        "--cluster",
+        panel=_WORKERS,
+        metavar="ADDRESS",
+        help="Work on the GPUs of a Ray cluster, one worker each: auto is the one this machine "
+        "belongs to, HOST:PORT a certain one, local one that is started here for this run. "
+        "Default: this machine alone, without Ray.",
+    ),
+]

@@ -61,6 +61,7 @@ class Driver:
         self._watch = watch
         self._hands = Hands(pool.workers)
         self._host = socket.gethostname()
+        self._hosts: dict[str, str] = {}  # of workers elsewhere
         self._waiting: deque[Task] = deque()
         self._tries = Tries(self._policy.retries)
         self._interrupts = 0
@@ -156,7 +157,8 @@ class Driver:
 
     def _hear(self, message: m.Message) -> None:
         match message:
-            case m.Ready(worker, device, seconds):
+            case m.Ready(worker, device, seconds, host):
+                self._hosts[worker] = host or self._host
                 self._hands[worker].ready, self._hands[worker].failed_starts = True, 0
                 self._watch(WorkerReady(worker, device, seconds))
             case m.Working(worker, number, part, done, total):
@@ -247,7 +249,7 @@ class Driver:
             attempts=wanted.attempts + self._tries.before(wanted.id) + 1,
             started=started,
             finished=now(),
-            host=self._host,
+            host=self._hosts.get(worker, self._host),
             worker=worker,
         )
 

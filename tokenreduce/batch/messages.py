@@ -11,11 +11,12 @@ from tokenreduce.events import Part
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker has loaded its model. device: such as cuda:0."""
+    """A worker has loaded its model. device: such as cuda:0; host: None if it is the driver's."""
 
     worker: str
     device: str
     seconds: float
+    host: str | None = None
 
 
 @dataclass(frozen=True)
