@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -91,6 +91,29 @@ def test_a_child_that_hangs_or_dies_is_an_input_error_and_is_replaced(
             assert decoder.pid is None
         assert gone(pid)
         assert len(list(decoder.frames(tiny_video, Request(2, 8), probe))) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_file_stays_open_after_an_order(tiny_video: Path) -> None:
+    """Nor its index in memory, which takes megabytes an hour."""
+    with Decoder() as decoder:
+        probe = decoder.probe(tiny_video)
+        assert closes(pid_of(decoder), tiny_video)
+        list(decoder.frames(tiny_video, Request(3, 48), probe))
+        assert closes(pid_of(decoder), tiny_video)
+
+
+def closes(pid: int, path: Path) -> bool:
+    """Whether the process does not hold the file open, or closes it within five seconds."""
+    for _ in range(100):
+        held = set()
+        for handle in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                held.add(os.readlink(handle))
+        if str(path.resolve()) not in held:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def test_a_child_that_hangs_while_probing(tiny_video: Path) -> None:

@@ -59,6 +59,7 @@ def main() -> None:
     for order in _inbox(orders):
         _serve(order, limits, post)
         post.flush()
+        gc.collect()  # PyAV ties files in cycles: they would stay open, and their indexes in memory
     os._exit(0)
 
 
