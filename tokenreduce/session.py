@@ -28,6 +28,7 @@ from tokenreduce.subject import Footage
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.types import Limits
 from tokenreduce.viewing import Viewed, see
+from tokenreduce.watching import tell
 
 _TOO_SMALL = (
     "the device's memory does not suffice for this: set a smaller --budget, fewer --frames, or "
@@ -232,6 +233,7 @@ class Session:
         if shelf and about.found and isinstance(about.subject, Footage):
             found = shelf.load(about.found, plan, model, about.subject)
             if found is not None:
+                tell(about.found.watched, plan, clock)
                 return found
         if self._keep_sheet and isinstance(about.subject, Footage):
             probe = about.subject.probe

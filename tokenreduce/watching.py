@@ -87,8 +87,7 @@ def watch(
         clock.advance("encode", len(seen.seconds))
     clock.end("decode")
     clock.end("encode")
-    _tell(seen, plan, clock)
-    return Watched(
+    watched = Watched(
         tuple(seen.seconds),
         tuple(seen.until),
         seen.end.wanted,
@@ -96,6 +95,8 @@ def watch(
         seen.end.complete,
         seen.end.reached_seconds,
     )
+    tell(watched, plan, clock)
+    return watched
 
 
 @dataclass
@@ -133,13 +134,13 @@ def _chunks(
             return
 
 
-def _tell(seen: _Seen, plan: Plan, clock: Clock) -> None:
-    """What the user would not expect."""
-    sampled = len(seen.seconds) + seen.repeats
-    if not seen.end.complete:
+def tell(watched: Watched, plan: Plan, clock: Clock) -> None:
+    """Warns of what the user would not expect, whether it was looked at now or before."""
+    sampled = watched.sampled
+    if not watched.complete:
         clock.warn(
-            f"the file ends or is damaged at {seen.end.reached_seconds:.1f} s: answered from the "
-            f"{sampled:,} frames up to there, of {seen.end.wanted:,} asked for"
+            f"the file ends or is damaged at {watched.reached_seconds:.1f} s: answered from the "
+            f"{sampled:,} frames up to there, of {watched.wanted:,} asked for"
         )
     elif plan.fps is None and sampled < plan.frames:
         clock.warn(f"{sampled} frames decoded of {plan.frames} asked for")

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import torch
 
@@ -97,6 +98,27 @@ def test_another_session_finds_it_in_the_cache(opening: Open, parts: list[str]) 
     assert (second.tokens, second.video) == (first.tokens, first.video)
     assert second.frames.seconds == first.frames.seconds
     assert second.frames.until == first.frames.until
+
+
+def test_what_the_cache_gives_of_a_file_that_was_cut_off_is_told_to_be_so(
+    opening: Open, clip: Path, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "clip.mkv", tmp_path / "cut.mkv"
+    with av.open(str(clip)) as source, av.open(str(whole), "w") as target:
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                target.mux(packet)
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    told = []
+    for source_of_frames in ("decoded", "cache"):
+        with opening(cut) as session:
+            answer = session.ask(QUESTION)
+        assert answer.frames.source == source_of_frames
+        told.append(answer.warnings)
+    assert "the file ends or is damaged at" in told[0][0]
+    assert told[1] == told[0]
 
 
 @pytest.mark.parametrize(
