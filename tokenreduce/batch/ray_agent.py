@@ -14,9 +14,9 @@ import queue
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from tokenreduce.batch.child import private_pipes
 from tokenreduce.batch.ray_crew import Crew
@@ -46,10 +46,11 @@ _STORE_BYTES = 100 << 20
 
 
 class Orders:
-    """What comes through the pipe, in order; the end of it is None."""
+    """What comes through the pipe, in order; the end of it is None, and `ended` is called."""
 
-    def __init__(self, pipe: BinaryIO) -> None:
+    def __init__(self, pipe: BinaryIO, ended: Callable[[], None]) -> None:
         self._pipe = pipe
+        self._ended = ended
         self._waiting: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -63,17 +64,14 @@ class Orders:
                 self._waiting.put(receive(self._pipe))
         except (EOFError, OSError):
             self._waiting.put(None)
-            # However Ray hangs, nothing is left behind.
-            last = threading.Timer(LEAVE_SECONDS, os._exit, (1,))
-            last.daemon = True
-            last.start()
+            self._ended()
 
 
 def main() -> None:
     """Joins the cluster that it is told, hires and works until the pipe ends."""
     pipe, out = private_pipes()
     join: Join = receive(pipe)
-    orders = Orders(pipe)
+    orders = Orders(pipe, _end_soon)
     try:
         with _connected(join) as ray:
             serve(ray, join, orders, out)
@@ -121,10 +119,25 @@ def _obeyed(crew: Crew, orders: Orders) -> bool:
     return True
 
 
+def refused(error: Exception) -> Refused:
+    """An error on its way to the driver."""
+    kind: Literal["CapacityError", "SettingError"] = "CapacityError"
+    if isinstance(error, SettingError):
+        kind = "SettingError"
+    return Refused(kind, str(error))
+
+
+def _end_soon() -> None:
+    """However Ray hangs, this process does not outlive the driver by much."""
+    last = threading.Timer(LEAVE_SECONDS, os._exit, (1,))
+    last.daemon = True
+    last.start()
+
+
 @contextmanager
 def _connected(join: Join) -> Iterator[Any]:
     """Ray, connected. Raises CapacityError in one line if the cluster cannot be reached."""
-    address = _reached(join.address)
+    address = reached(join.address)
     import ray
     from ray.util import scheduling_strategies  # noqa: F401  # makes it an attribute
 
@@ -145,7 +158,7 @@ def _connected(join: Join) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _reached(address: str) -> str:
+def reached(address: str) -> str:
     """The address, once something there has taken a call: Ray itself would try for a minute.
 
     Raises CapacityError if nothing does, SettingError for an address of Ray's client.

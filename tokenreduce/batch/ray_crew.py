@@ -104,8 +104,9 @@ class Crew:
             self._lost(worker, reason)
 
     def next(self, timeout_seconds: float) -> Message | None:
-        if not self._told:
-            self._listen(timeout_seconds)
+        end = self._clock() + timeout_seconds
+        while not self._told and self._listen(max(0.0, end - self._clock())):
+            pass  # what came was not for the driver
         return self._told.popleft() if self._told else None
 
     def close(self) -> None:
@@ -127,17 +128,19 @@ class Crew:
             .remote(slot, self._terms)
         )
 
-    def _listen(self, timeout_seconds: float) -> None:
+    def _listen(self, timeout_seconds: float) -> bool:
+        """Whether anything came."""
         by_call = {life.asked: worker for worker, life in self._lives.items()}
         if not by_call:
             self._sleep(timeout_seconds)
-            return
+            return False
         ready, _ = self._ray.wait(list(by_call), num_returns=1, timeout=timeout_seconds)
         for call in ready:
             self._hear(by_call[call], self._lives[by_call[call]])
         for worker, life in tuple(self._lives.items()):
             if life.where is None and self._clock() - life.since > PLACE_SECONDS:
                 self._lost(worker, f"found no room in the Ray cluster within {PLACE_SECONDS:g} s")
+        return bool(ready)
 
     def _hear(self, worker: str, life: _Life) -> None:
         """Takes what a call brought, and asks again."""
