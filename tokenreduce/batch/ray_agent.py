@@ -12,6 +12,7 @@ import logging
 import os
 import queue
 import re
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -138,14 +139,17 @@ def _end_soon() -> None:
 def _connected(join: Join) -> Iterator[Any]:
     """Ray, connected. Raises CapacityError in one line if the cluster cannot be reached."""
     address = reached(join.address)
-    import ray
-    from ray.util import scheduling_strategies  # noqa: F401  # makes it an attribute
-
     options: dict[str, Any] = {"address": address}
     if address == LOCAL:
         cpus = max(os.cpu_count() or 1, join.workers or 1)
         options |= {"num_cpus": cpus, "include_dashboard": False}
         options |= {"object_store_memory": _STORE_BYTES}
+        # Who can reach Ray can run anything: only those with the token, which nobody else has.
+        if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+    from ray.util import scheduling_strategies  # noqa: F401  # makes it an attribute
+
     try:
         # Ray puts the working directory, which may hold anything, on every actor's import path.
         with contextlib.chdir("/"):
