@@ -14,12 +14,15 @@ from tokenreduce.batch.driver import Driver
 from tokenreduce.batch.feeding import Feed, Memos
 from tokenreduce.batch.happenings import Planned
 from tokenreduce.batch.jobs import Job
+from tokenreduce.batch.ledger import Settings
 from tokenreduce.batch.output import Output
 from tokenreduce.batch.owing import Owing
 from tokenreduce.batch.policy import Outcome, Policy
 from tokenreduce.batch.pool import Pool
+from tokenreduce.batch.recipe import differences
 from tokenreduce.batch.sources import Listing
 from tokenreduce.cache.store import Cache
+from tokenreduce.errors import SettingError
 from tokenreduce.events import Event, Warned
 from tokenreduce.video.inputs import shown
 
@@ -55,10 +58,18 @@ class Run:
         self._quiet = quiet
 
     def over(
-        self, listing: Listing, *, new: bool = False, mix: bool = False, again: bool = False
+        self,
+        listing: Listing,
+        *,
+        new: bool = False,
+        mix: bool = False,
+        again: Settings | None = None,
     ) -> int:
-        """Asks what is listed and not there yet; the exit code. again: failed rows, too."""
+        """Asks what is listed and not there yet; the exit code. again: failed rows, too, which
+        were asked with these settings. Raises SettingError where they are others by now."""
         self._recipe.check(self._downloading)
+        if again is not None:
+            self._require(again)
         with (
             hired(self._recipe, self._numbers, listing, quiet=self._quiet) as pool,
             Output.open(self._output, self._recipe, self._given, new=new, mix=mix) as output,
@@ -69,7 +80,9 @@ class Run:
             with BatchView(quiet=self._quiet) as view:
                 view(Planned(listing.files, listing.rows, pool.workers))
                 try:
-                    outcome, number = self._run(listing.jobs, output, pool, view, again=again)
+                    outcome, number = self._run(
+                        listing.jobs, output, pool, view, again=again is not None
+                    )
                 finally:
                     output.finish()
                 view.summary(shown(output.path), shown(output.ledger.path))
@@ -94,6 +107,15 @@ class Run:
                 return outcome, number()
         finally:
             pool.close()
+
+    def _require(self, asked_with: Settings) -> None:
+        """What was given may mean something else by now: a preset's file, a model's folder."""
+        if asked_with.digest != self._recipe.digest:
+            raise SettingError(
+                f"{shown(self._output)}: its failed rows were asked with other settings; now "
+                f"{differences(asked_with.facts, self._recipe.facts)}. Put that back as it was, or "
+                "run the batch again with --mix, which asks all rows with the new ones"
+            )
 
     @property
     def _policy(self) -> Policy:

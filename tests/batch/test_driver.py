@@ -22,7 +22,7 @@ from tokenreduce.batch.jobs import Asked, Job
 from tokenreduce.batch.ledger import Ledger, ledger_of
 from tokenreduce.batch.owing import Owing
 from tokenreduce.batch.policy import Outcome, Policy
-from tokenreduce.batch.rows import Failure, Row
+from tokenreduce.batch.rows import Failure, Row, id_of
 from tokenreduce.errors import CapacityError, ModelError
 
 _STUB = runpy.run_path(str(Path(__file__).with_name("stub_pool.py")))
@@ -285,6 +285,90 @@ def test_a_missing_file_fails_and_is_asked_once_it_is_there(desk: Desk) -> None:
     assert desk.run(jobs).answered == 1
     assert [row.status for row in desk.rows] == ["answered", "answered"]
     assert len(desk.lines) == 2
+
+
+def test_a_file_that_was_away_leaves_no_failure_behind(desk: Desk) -> None:
+    desk.files("1.mp4", "2.mp4")
+    jobs = desk.jobs(["1.mp4", "2.mp4"])
+    assert desk.run(jobs).answered == 2
+    (desk.folder / "2.mp4").rename(desk.folder / "away")
+    outcome = desk.run(jobs, never)
+    assert (outcome.known, outcome.failed, len(desk.rows)) == (1, 1, 3)
+    (desk.folder / "away").rename(desk.folder / "2.mp4")
+    outcome = desk.run(jobs, never)
+    assert (outcome.known, outcome.known_failed) == (2, 0)
+    assert [line["status"] for line in desk.lines] == ["answered", "answered"]
+
+
+def test_a_file_that_is_away_takes_no_answer_with_it(desk: Desk) -> None:
+    desk.files("1.mp4")
+    path = str(desk.folder / "1.mp4")
+    desk.run([Job(path, (Asked("Q?", "a"),))])
+    before = desk.rows
+    (desk.folder / "1.mp4").rename(desk.folder / "away")
+    outcome = desk.run([Job(path, (Asked("Q?", "a"), Asked("R?", "b")))], never)
+    assert (outcome.known, outcome.known_failed, outcome.failed) == (1, 0, 1)
+    assert desk.rows[:1] == before
+    # Another question under its id is another matter.
+    assert desk.run([Job(path, (Asked("S?", "a"),))], never).failed == 1
+    assert [(row.id, row.status) for row in desk.rows] == [("b", "failed"), ("a", "failed")]
+
+
+def test_an_id_of_the_user_and_none_are_two_rows_in_the_first_run(desk: Desk) -> None:
+    desk.files("1.mp4")
+    jobs = [Job(str(desk.folder / "1.mp4"), (Asked("Q?", "a"), Asked("Q?")))]
+    assert desk.run(jobs).answered == 2
+    assert desk.pool.given[0][1].wanted[0].id == "a"
+    rows = desk.rows
+    assert rows[1].id == id_of(rows[1].key)
+    assert desk.run(jobs, never).known == 2
+
+
+@pytest.mark.parametrize("now", [None, b"a video", b"the other video"])
+def test_asked_again_a_failure_of_what_is_there_no_more_goes(desk: Desk, now: bytes | None) -> None:
+    """Gone; replaced; replaced by what was asked already."""
+    bad, other = desk.folder / "bad.mp4", desk.folder / "other.mp4"
+    bad.write_bytes(b"damaged")
+    other.write_bytes(b"the other video")
+    jobs = desk.jobs(["bad.mp4", "other.mp4"])
+
+    def behave(file: str, question: str) -> Any:
+        return Failure("InputError", "no video") if file == "bad.mp4" else "yes"
+
+    desk.run(jobs, behave)
+    (failed,) = (row for row in desk.rows if row.status == "failed")
+    bad.unlink()
+    if now is not None:
+        bad.write_bytes(now)
+    again = [Job(str(bad), (Asked("Q?", None, failed.id),))]
+    for _ in range(2):
+        outcome = desk.run(again, again=True)
+        left = {row.id for row in desk.rows if row.status == "failed"}
+        assert failed.id not in left
+        assert len(left) == outcome.failed == (now is None)
+
+
+def test_ctrl_c_is_heard_among_what_is_known(desk: Desk) -> None:
+    names = [f"{n}.mp4" for n in range(300)]
+    desk.files(*names)
+    desk.run(desk.jobs(names))
+    ledger = Ledger.open(ledger_of(desk.output))
+    known: list[Happening] = []
+
+    def watch(happening: Happening) -> None:
+        if isinstance(happening, Known):
+            known.append(happening)
+            if len(known) == 3:
+                driver.interrupt()
+
+    with (
+        ledger,
+        Projection(desk.output, ledger) as projection,
+        Feed(desk.jobs(names), ledger) as feed,
+    ):
+        driver = Driver(ledger, projection, Owing(ledger, DIGEST), StubPool(never), watch=watch)
+        assert driver.run(feed).stopped == "interrupted"
+    assert len(known) == 3
 
 
 def test_so_many_failures_end_the_run(desk: Desk) -> None:

@@ -37,7 +37,7 @@ from tokenreduce.errors import CapacityError, ModelError, TokenReduceError
 from tokenreduce.video.inputs import shown
 
 _TICK_SECONDS = 0.2
-_AT_ONCE = 64  # messages, before there is a look at what else is to be done
+_AT_ONCE = 64  # messages, or offers, before there is a look at what else is to be done
 _MOST_FAILED_STARTS = 2
 
 
@@ -65,7 +65,7 @@ class Driver:
         self._waiting: deque[Task] = deque()
         self._tries = Tries(self._policy.retries)
         self._interrupts = 0
-        self._started = self._told_stop = False
+        self._started = self._told_stop = self._more = False
         self.outcome = Outcome()
 
     def interrupt(self) -> int:
@@ -80,10 +80,11 @@ class Driver:
             if self._interrupts:
                 self._stop("interrupted")
             if self.outcome.stopped is not None:
+                self._more = False
                 self._wind_down()
             else:
                 self._hand_out(feed)
-            message, heard = self._pool.next(_TICK_SECONDS), 0
+            message, heard = self._pool.next(0.0 if self._more else _TICK_SECONDS), 0
             while message is not None:
                 self._hear(message)
                 heard += 1
@@ -117,6 +118,7 @@ class Driver:
         self._told_stop = True
 
     def _hand_out(self, feed: Feed) -> None:
+        self._more = False
         while (worker := self._room()) is not None:
             task = self._next(feed)
             if task is None:
@@ -139,7 +141,10 @@ class Driver:
     def _next(self, feed: Feed) -> Task | None:
         if self._waiting:
             return self._waiting.popleft()
-        while (offer := feed.take(0.0 if self._started else _TICK_SECONDS)) is not None:
+        for _ in range(_AT_ONCE):
+            offer = feed.take(0.0 if self._started else _TICK_SECONDS)
+            if offer is None:
+                return None
             planned = self._owing.plan(offer)
             for row in planned.unread:
                 self._record(row)
@@ -151,8 +156,9 @@ class Driver:
                 self._watch(Known(offer.job.path, planned.known, planned.failed))
             if planned.task is not None:
                 return planned.task
-            if self.outcome.stopped is not None:
+            if self._interrupts or self.outcome.stopped is not None:
                 return None
+        self._more = True  # all that was there by now is known, or cannot be read
         return None
 
     def _hear(self, message: m.Message) -> None:

@@ -9,10 +9,12 @@ from tokenreduce.cache.digest import Digest
 
 @dataclass(frozen=True)
 class Asked:
-    """A question of one file. id: the user's own, or None."""
+    """A question of one file. id: the user's own, or None; replaces: id of a failed row that goes
+    once this one is there, whatever has become of the file."""
 
     question: str
     id: str | None = None
+    replaces: str | None = None
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,12 @@ class Ledger:
                 base.execute(f"DELETE FROM rows WHERE {_ONE}", (stored(forget), columns[1]))
             base.execute(_PUT, (check_of(columns), *columns))
 
+    def forget(self, id: str, settings: str) -> None:
+        """A row goes, if it is there. Durable with the next row."""
+        if self.stand(id, settings) is not None:
+            with self._base.writing(soon=True) as base:
+                base.execute(f"DELETE FROM rows WHERE {_ONE}", (stored(id), stored(settings)))
+
     def find(self, id: str, settings: str) -> Row | None:
         select = f"SELECT row_check, {_LIST} FROM rows WHERE {_ONE}"
         for columns in self._base.all(select, stored(id), stored(settings)):

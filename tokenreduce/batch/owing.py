@@ -39,7 +39,8 @@ class Owing:
     settings: str
     again: bool = False
     _number: int = 0
-    _asking: set[str] = field(default_factory=set)
+    _asking: set[str] = field(default_factory=set)  # keys
+    _coming: dict[str, set[str]] = field(default_factory=dict)  # by id, what goes when it is there
     _followers: dict[str, list[Row]] = field(default_factory=dict)
 
     def plan(self, offer: Offer) -> Planned:
@@ -51,15 +52,20 @@ class Owing:
             id = asked.id or id_of(key)
             stand = self.ledger.stand(id, self.settings)
             tried = stand.attempts if stand is not None and stand.key == key else 0
+            goes = self._goes(id, asked, job.path, digest)
             if stand is not None and stand.key == key and not self._anew(stand.status):
                 known, failed = known + 1, failed + (stand.status == "failed")
+                self._forget(goes)
+                continue
+            if id in self._coming or (digest is None and self._keeps(id, job.path, asked.question)):
+                known += 1
+                self._coming.get(id, set()).update(goes)
                 continue
             row = self._blank(id, key, content, job.path, asked, tried)
+            self._coming[id] = goes
             if digest is None:
                 failure = Failure("InputError", offer.reason)
                 unread.append(replace(row, failure=failure, attempts=tried + 1))
-            elif key in self._asking and asked.id is None:
-                known += 1
             elif key in self._asking:  # the same under a name of its own: the answer will do
                 self._followers.setdefault(key, []).append(row)
             elif (found := self.ledger.answered(key)) is not None:
@@ -79,7 +85,27 @@ class Owing:
     def ended(self, row: Row) -> tuple[Row, ...]:
         """Told of a row that is recorded: the rows that waited for it."""
         self._asking.discard(row.key)
+        self._forget(self._coming.pop(row.id, set()))
         return tuple(_copied(row, one) for one in self._followers.pop(row.key, ()))
+
+    def _goes(self, id: str, asked: Asked, path: str, digest: Digest | None) -> set[str]:
+        """Ids of failed rows that say nothing any more once the row with this id is there."""
+        goes = set() if asked.replaces is None else {asked.replaces}
+        if digest is not None and asked.id is None:
+            goes.add(self.placeholder(path, asked.question))
+        return goes - {id}
+
+    def _forget(self, ids: set[str]) -> None:
+        for id in ids:
+            self.ledger.forget(id, self.settings)
+
+    def _keeps(self, id: str, path: str, question: str) -> bool:
+        """Whether the row with this id is the answer about the file of that name: one that cannot
+        be read for now, as on a disk that is not there, takes no answer with it."""
+        row = self.ledger.find(id, self.settings)
+        if row is None or row.status != "answered" or row.question != question:
+            return False
+        return path in (row.file, *self.ledger.names(row.content))
 
     def _anew(self, status: str) -> bool:
         return self.again and status == "failed"
