@@ -35,6 +35,9 @@ CLIPS = {"hour": 48, "static": 30, "busy": 30}
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = asking.arguments(argparse.ArgumentParser(description=__doc__), max(CLIPS.values()))
     parser.add_argument("--set", choices=SEEDS, default="report", help="which clips (report)")
+    parser.add_argument(
+        "--rows-of", metavar="COMMIT", help="count rows that were all made at COMMIT (today's code)"
+    )
     parser.add_argument("--no-save", action="store_true", help="print the result only")
     options = parser.parse_args(arguments)
     weights = asking.identity(options.model)
@@ -42,11 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = Asking(
         SEEDS[options.set], options.clips, options.jobs, options.only, options.model, work
     )
-    run(about)
-    found = {"seed": about.seed, "weights": weights, **result(about)}
+    if options.rows_of is None:
+        run(about)
+    found = {
+        "seed": about.seed,
+        "weights": weights,
+        **result(about, any_code=bool(options.rows_of)),
+    }
     print(json.dumps(found, indent=1))
     if not options.no_save:
-        print(record.write("needles", found, {"clips": options.clips, "set": options.set}))
+        told = {"clips": options.clips, "set": options.set, "rows_of": options.rows_of}
+        print(record.write("needles", found, told))
     return 0
 
 
@@ -140,12 +149,12 @@ def ask(model: Any, path: Path, scene: Any, asked: Sequence[Any], cell: Cell) ->
 Rows = Mapping[int, Mapping[str, Any]]
 
 
-def result(about: Asking) -> dict[str, Any]:
-    """Of the cells that are finished."""
+def result(about: Asking, *, any_code: bool = False) -> dict[str, Any]:
+    """Of the cells that are finished. any_code: see `asking.by_cell`."""
     kept: dict[str, Rows] = {}
     for cell in cells():
         of = Asking(about.seed, clips_of(cell, about), 1, "", about.model, about.work)
-        kept |= by_cell([cell], of)
+        kept |= by_cell([cell], of, any_code=any_code)
     hours = list(_hours(kept))
     repeats = list(_repeats(kept))
     best = max((one["all"]["value"] for one in hours if one["claimed"]), default=None)

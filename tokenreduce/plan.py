@@ -128,7 +128,12 @@ def of_video(plan: Plan, spec: ModelSpec, seconds: float, fps: float, name: str)
         plan, frames=frames, raw=laid.available, start_seconds=start, stop_seconds=stop
     )
     _reachable(settled, spec, (laid,))
-    return settled
+    fills_in = plan.skip is not None and plan.within is None and frames <= _budget(settled, laid)
+    return replace(settled, fills_in=fills_in)
+
+
+def _budget(plan: Plan, laid: Layout) -> int:
+    return min(plan.budget_for(laid.available), laid.available)
 
 
 def _threshold(given: str | float | None, preset: Preset) -> float | None:

@@ -65,6 +65,8 @@ class Plan:
     fps     frames are sampled by the second, `most` of them at most; how many that makes is known
             with the video (`plan.of_video`), as are `start_seconds` and `stop_seconds`
     skip    levels of 255 below which a frame repeats the last; None looks at every frame
+    fills_in  a frame that repeats another takes its features, so that time keeps its place in the
+            sequence; else it is left out, as where there are more frames than tokens
     merge   acts at `merge_site` after the tower   within  acts inside it, until a count that the
                                                            budget decides; one of the two at most
     """
@@ -92,6 +94,7 @@ class Plan:
     start: Moment | None = None
     end: Moment | None = None
     skip: float | None = None
+    fills_in: bool = False
     start_seconds: float = 0.0
     stop_seconds: float | None = None
 

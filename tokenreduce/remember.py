@@ -30,6 +30,9 @@ from tokenreduce.video.types import Probe
 from tokenreduce.viewing import Viewed
 from tokenreduce.watching import Watched
 
+_NO_PART = ("batch", "demo")
+"""Packages of this one that have no part in what a video's tokens are."""
+
 
 @dataclass(frozen=True)
 class Shelf:
@@ -60,7 +63,7 @@ class Shelf:
             found = _read(entry)
             if found is None:
                 continue
-            raw = self.spec.layout(len(found.watched.seconds)).available
+            raw = self.spec.layout(found.watched.frames(plan)).available
             if entry.tokens == min(plan.budget_for(raw), raw) and (
                 entry.tokens == raw or entry.variant.get("merge") == _merge(plan)
             ):
@@ -71,7 +74,7 @@ class Shelf:
         """Whether what the plan wants can be derived from it."""
         if found is None:
             return False
-        layout, tokens = self.spec.layout(len(found.watched.seconds)), found.entry.tokens
+        layout, tokens = self.spec.layout(found.watched.frames(plan)), found.entry.tokens
         merged = tokens < layout.available
         if merged and found.entry.variant.get("merge") != _merge(plan):
             return False
@@ -83,7 +86,7 @@ class Shelf:
         if loaded is None:
             return None
         parts = loaded.tensors
-        layout = self.spec.layout(len(found.watched.seconds))
+        layout = self.spec.layout(found.watched.frames(plan))
         budget = plan.budget_for(layout.available)
         device, dtype = model.device, model.dtype
         if parts["x"].shape[2] != self.spec.text.width or parts["x"].dtype != dtype:
@@ -99,7 +102,7 @@ class Shelf:
             layout,
             (layout,),
             found.watched,
-            layout.frames,
+            len(found.watched.seconds),
             budget,
             layout.available,
             plan.prunes_for(visual.count),
@@ -149,7 +152,7 @@ def family_of(
         "file": digest.value,
         "range": [(moment.value, moment.of_length) if moment else None for moment in ends],
         "frames": [plan.most if plan.fps else plan.frames, plan.fps, plan.seek, plan.decoder],
-        "skip": plan.skip,
+        "skip": [plan.skip, plan.fills_in],
         "model": model,
         "preprocessing": repr((spec.vision, spec.pool, spec.layout(1))),
         "placement": dict(placement),
@@ -177,10 +180,12 @@ def identity(name: str, revision: str | None) -> str | None:
 
 @cache
 def code() -> str:
-    """Of everything that takes part: this package's sources and the libraries' versions."""
+    """Of everything that may take part: this package's sources and the libraries' versions."""
     told = hashlib.blake2b(digest_size=16)
     root = Path(tokenreduce.__file__).parent
     for path in sorted(root.rglob("*.py")):
+        if path.relative_to(root).parts[0] in _NO_PART:
+            continue
         told.update(path.relative_to(root).as_posix().encode())
         told.update(path.read_bytes())
     for name in ("torch", "transformers", "av", "decord", "numpy", "pillow"):
@@ -200,7 +205,8 @@ def _read(entry: Entry) -> Found | None:
     try:
         probe = Probe(**dict(entry.facts["probe"]))
         told = dict(entry.facts["watched"])
-        told["seconds"], told["until"] = tuple(told["seconds"]), tuple(told["until"])
+        for name in ("seconds", "stands", "every"):
+            told[name] = tuple(told[name])
         return Found(entry, probe, Watched(**told))
     except (KeyError, TypeError, ValueError):
         return None

@@ -22,6 +22,10 @@ from tokenreduce.viewing import Viewed
 HISTORY_TOKENS = 1024
 """Of earlier questions and answers that are told again; the oldest are left out first."""
 
+TIMES = 2
+"""Times that are told at most, in multiples of the model's native frame count: of longer sentences
+than it was trained on the demo model loses a tenth of its answers (docs/long-videos.md)."""
+
 Turn = tuple[str, str]
 """A question and its answer."""
 
@@ -62,7 +66,10 @@ def timed(
         return None
     ranged = plan.start_seconds > 0 or plan.stop_seconds is not None
     part = (plan.start_seconds, plan.stop_seconds) if ranged else None
-    return time_sentence(duration, times, counter(model), sampled=sampled, part=part)
+    most = TIMES * model.spec.native_frames
+    return time_sentence(
+        duration, times, counter(model), most_times=most, sampled=sampled, part=part
+    )
 
 
 def foreseen(model: VideoModel, question: str, plan: Plan, subject: Subject) -> int:
@@ -90,7 +97,7 @@ def words(
     time = None
     if watched is not None:
         facts = viewed.subject.facts
-        time = timed(model, plan, facts.seconds, watched.seconds, watched.sampled)
+        time = timed(model, plan, facts.seconds, watched.shown(plan), watched.sampled)
     heard = ""
     if said and watched is not None:
         found = told(said, count, start_seconds=plan.start_seconds, stop_seconds=plan.stop_seconds)

@@ -7,7 +7,7 @@ several plans that share the frames hold them until the last has come. Knows no 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from tokenreduce.tokens import Tokens
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.inputs import shown
 from tokenreduce.video.types import Probe
-from tokenreduce.watching import Watched, watch
+from tokenreduce.watching import CHUNK, Watched, watch
 
 MOST_WHOLE = 1024
 """Frames that may be held as pixels or unreduced features, where that cannot be avoided."""
@@ -115,11 +115,12 @@ def see(
         plan.merge_site,
     )
 
-    def take(pixels: Tensor) -> None:
+    def take(pixels: Tensor, stands: Sequence[int]) -> None:
         features, evidence = model.look(pixels, plan.needs)
         memory.synchronise(model.device)
         with clock.within("reduce"):
-            reducer.add(features, evidence)
+            for part in _filled_in(stands) if plan.fills_in else (torch.arange(len(stands)),):
+                reducer.add(features[part.to(features.device)], evidence.rows(part))
             memory.synchronise(model.device)
 
     watched = watch(decoder, subject, plan, spec.vision.image_size, clock, take, sheet)
@@ -134,11 +135,18 @@ def see(
         layout,
         (layout,),
         watched,
-        layout.frames,
+        len(watched.seconds),
         budget,
         layout.available,
         plan.prunes_for(visual.count),
     )
+
+
+def _filled_in(stands: Sequence[int]) -> tuple[Tensor, ...]:
+    """Which frame is shown at each sampled moment, few moments at a time: a frame may stand for
+    hours."""
+    index = torch.arange(len(stands)).repeat_interleave(torch.tensor(stands))
+    return tuple(index.split(CHUNK))
 
 
 def look(
@@ -171,6 +179,19 @@ def look(
     return Encoded(subject, (layout,), watched, layout.frames, kept.parts(layout), pixels)
 
 
+def _shown(model: VideoModel, encoded: Encoded, plan: Plan) -> Encoded:
+    """With the features of repeats, where the plan fills them in."""
+    watched = encoded.watched
+    if watched is None or not plan.fills_in or not watched.repeats or not encoded.parts:
+        return encoded
+    index = torch.cat(_filled_in(watched.stands))
+    (part,) = encoded.parts
+    layout = model.spec.layout(watched.sampled)
+    features = part.features[index.to(part.features.device)]
+    shown = Part(layout, features, part.evidence.rows(index))
+    return replace(encoded, layouts=(layout,), parts=(shown,))
+
+
 def encode(
     decoder: Decoder,
     model: VideoModel,
@@ -196,7 +217,7 @@ class _Kept:
     shown: list[Evidence] = field(default_factory=list)
     pixels: list[Tensor] = field(default_factory=list)
 
-    def add(self, pixels: Tensor) -> None:
+    def add(self, pixels: Tensor, stands: Sequence[int]) -> None:
         if self.inside:
             self.pixels.append(pixels)
         if self.whole:
@@ -227,6 +248,7 @@ def _pictures(
 
 def merge(model: VideoModel, encoded: Encoded, plan: Plan, clock: Clock) -> Viewed:
     """What was looked at, reduced to the plan's budget before the LLM."""
+    encoded = _shown(model, encoded, plan)
     raw = available(encoded.layouts)
     budget = plan.budget_for(raw)
     within = plan.within if budget < raw else None

@@ -6,8 +6,9 @@ the frames, nor about questions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -30,21 +31,40 @@ class Watched:
     """The frames of a video that were looked at.
 
     seconds   of each
-    until     of the last sampled frame that each stands for, itself or one that repeats it
-    wanted    frames that were to be sampled        repeats  sampled, and not looked at
+    stands    for so many sampled frames each stands: itself, and those that repeat it
+    every     presentation time of every sampled frame, looked at or not
+    wanted    frames that were to be sampled
     reached_seconds  of the last one that was sampled; complete: the file did not end before
     """
 
     seconds: tuple[float, ...]
-    until: tuple[float, ...]
+    stands: tuple[int, ...]
+    every: tuple[float, ...]
     wanted: int
-    repeats: int = 0
     complete: bool = True
     reached_seconds: float = 0.0
 
     @property
     def sampled(self) -> int:
-        return len(self.seconds) + self.repeats
+        return len(self.every)
+
+    @property
+    def repeats(self) -> int:
+        """Sampled, and not looked at."""
+        return len(self.every) - len(self.seconds)
+
+    @property
+    def until(self) -> tuple[float, ...]:
+        """Of the last sampled frame that each stands for."""
+        return tuple(self.every[last - 1] for last in accumulate(self.stands))
+
+    def frames(self, plan: Plan) -> int:
+        """That the model is shown: where the plan fills in, repeats too."""
+        return self.sampled if plan.fills_in else len(self.seconds)
+
+    def shown(self, plan: Plan) -> tuple[float, ...]:
+        """Their times."""
+        return self.every if plan.fills_in else self.seconds
 
 
 def watch(
@@ -53,10 +73,11 @@ def watch(
     plan: Plan,
     size: int,
     clock: Clock,
-    take: Callable[[Tensor], None],
+    take: Callable[[Tensor, Sequence[int]], None],
     sheet: Sheet | None = None,
 ) -> Watched:
-    """Gives `take` uint8 (f, size, size, 3), at most CHUNK frames at a time, in order of time.
+    """Gives `take` uint8 (f, size, size, 3), at most CHUNK frames at a time, in order of time, and
+    for how many sampled frames each stands.
 
     sheet: gets each of them, too. Raises InputError if no frame can be decoded.
     """
@@ -78,20 +99,20 @@ def watch(
     clock.begin("decode", plan.frames)
     clock.begin("encode", plan.frames)
     source = decoder.stream(subject.probe.path, request, subject.probe)
-    for frames in _chunks(source, seen, clock):
+    for frames, stands in _chunks(source, seen, clock):
         with clock.within("encode"):
-            take(torch.from_numpy(np.stack([frame.pixels for frame in frames])))
+            take(torch.from_numpy(np.stack([frame.pixels for frame in frames])), stands)
         if sheet is not None:
             for frame in frames:
                 sheet.add(frame.seconds, frame.pixels)
-        clock.advance("encode", len(seen.seconds))
+        clock.advance("encode", sum(seen.stands[: seen.given]))
     clock.end("decode")
     clock.end("encode")
     watched = Watched(
         tuple(seen.seconds),
-        tuple(seen.until),
+        tuple(seen.stands),
+        tuple(seen.every),
         seen.end.wanted,
-        seen.repeats,
         seen.end.complete,
         seen.end.reached_seconds,
     )
@@ -104,33 +125,36 @@ class _Seen:
     """What has come so far."""
 
     seconds: list[float] = field(default_factory=list)
-    until: list[float] = field(default_factory=list)
-    repeats: int = 0
+    stands: list[int] = field(default_factory=list)
+    every: list[float] = field(default_factory=list)
+    given: int = 0
     end: End = field(default_factory=lambda: End(0, False, 0.0))
 
 
 def _chunks(
     source: Iterator[Frame | Repeat | End], seen: _Seen, clock: Clock
-) -> Iterator[list[Frame]]:
+) -> Iterator[tuple[list[Frame], list[int]]]:
+    """A chunk is given once it is known for how many frames its last one stands."""
     frames: list[Frame] = []
     while True:
         with clock.within("decode"):
             item = next(source, None)
+        if frames and (item is None or (isinstance(item, Frame) and len(frames) == CHUNK)):
+            clock.advance("decode", len(seen.every))
+            seen.given += len(frames)
+            yield frames, seen.stands[-len(frames) :]
+            frames = []
         if isinstance(item, Frame):
             frames.append(item)
             seen.seconds.append(item.seconds)
-            seen.until.append(item.seconds)
+            seen.stands.append(1)
+            seen.every.append(item.seconds)
         elif isinstance(item, Repeat):
-            seen.repeats += 1
-            seen.until[-1] = item.seconds
+            seen.stands[-1] += 1
+            seen.every.append(item.seconds)
         elif item is not None:
             seen.end = item
-        if item is None or len(frames) == CHUNK:
-            clock.advance("decode", len(seen.seconds) + seen.repeats)
-            if frames:
-                yield frames
-            frames = []
-        if item is None:
+        else:
             return
 
 

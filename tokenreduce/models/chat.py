@@ -62,6 +62,7 @@ def time_text(
     count: Callable[[str], int] | None = None,
     *,
     most_tokens: int = TIME_TOKENS,
+    most_times: int | None = None,
     sampled: int | None = None,
     part: tuple[float, float | None] | None = None,
 ) -> str:
@@ -71,6 +72,7 @@ def time_text(
     count        tokens of a text. With it the text keeps to `most_tokens`: if the times of all
                  frames do not fit, those of as many as do are listed, evenly chosen, the first and
                  the last among them, and the sentence says that they are some of the frames
+    most_times   listed, two or more; None is any number
     sampled      frames taken, where some of them were left out for showing what the one before
                  shows. The times are those of the frames shown, each of which then stands for a
                  span of time, and the sentence says so: uniform is only how they were taken
@@ -80,7 +82,7 @@ def time_text(
                  150 s would make no sense. The range is named, since the frames are not
                  uniformly sampled from the whole
 
-    Byte for byte the text of training where none of the three applies. Raises SettingError if not
+    Byte for byte the text of training where none of these applies. Raises SettingError if not
     even two times fit.
 
     >>> time_text(4, [0, 2])[:46]
@@ -101,9 +103,10 @@ def time_text(
             "Please answer the following questions related to this video."
         )
 
+    most = min(frames, most_times or frames)
     if count is None:
-        return told(frames)
-    listed = most_that_fit(lambda n: count(told(n)), frames, most_tokens)
+        return told(most)
+    listed = most_that_fit(lambda n: count(told(n)), most, most_tokens)
     if listed < min(frames, 2):
         raise SettingError(
             f"the time instruction may take {most_tokens} tokens, too few for two times; allow "
