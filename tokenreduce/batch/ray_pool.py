@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import re
 import threading
 from contextlib import suppress
 from importlib.util import find_spec
@@ -107,7 +108,7 @@ class RayPool:
         if told is None:
             raise CapacityError(
                 "the connection to the Ray cluster is lost, perhaps with its head node: it "
-                f"{self._agent.ending()}; run again to go on"
+                f"{_brief(self._agent.ending())}; run again to go on"
             )
         if isinstance(told, (Joined, Refused)):
             raise TypeError(told)  # only ever the first
@@ -133,7 +134,7 @@ class RayPool:
                 raise SettingError(reason)
             case Refused(_, reason):
                 raise CapacityError(reason)
-        raise CapacityError(f"the connection to the Ray cluster {self._agent.ending()}")
+        raise CapacityError(f"the connection to the Ray cluster {_brief(self._agent.ending())}")
 
     def _listen(self) -> None:
         """In a thread of its own, until the agent's pipe ends."""
@@ -141,6 +142,12 @@ class RayPool:
             while True:
                 self._told.put(self._agent.receive())
         self._told.put(None)
+
+
+def _brief(ending: str) -> str:
+    """Without where in Ray's source it was printed, and with its first sentence alone."""
+    plain = re.sub(r"\[[0-9-]+ [^\]]*\] (?:\S+:\d+: )?", "", ending)
+    return plain.split(". ")[0]
 
 
 def _here() -> str | None:
