@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ from tokenreduce.plan import Overrides
 from tokenreduce.preset import load_preset
 from tokenreduce.session import Placing
 
-pytest.importorskip("ray", reason="needs the extra ray")
+# Found and not imported: only processes that the tests start have to do with Ray.
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray"),
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc"),
 ]
 

@@ -202,8 +202,8 @@ def test_without_actors_it_waits_and_in_the_end_kills_all() -> None:
         ("The actor 1 is unavailable: the connection broke", "was out of reach"),
         (
             "an error raised in its creation task, \x1b[36mray::X()\x1b[39m\n  File\n"
-            "ModuleNotFoundError: No module named 'tokenreduce'\n",
-            "could not start: ModuleNotFoundError: No module named 'tokenreduce'",
+            "ModuleNotFoundError: No module named 'tokenreduce', unavailable\n",
+            "could not start: ModuleNotFoundError: No module named 'tokenreduce', unavailable",
         ),
         ("", "was lost: Ray gives no reason"),
         ("a\n" * 500 + "b" * 5000, "was lost: " + "b" * 300),

@@ -62,9 +62,9 @@ def test_on_cpus_threads_are_shared_out() -> None:
 
 def test_two_nodes_on_one_machine_are_told_apart() -> None:
     twice = [Node("a", "10.0.0.1", 2, 1), Node("b", "10.0.0.1", 2, 1)]
-    assert [(slot.name, slot.node) for slot in slots(twice, "auto", None)] == [
-        ("10.0.0.1/cuda:0", "a"),
-        ("10.0.0.1#2/cuda:0", "b"),
+    assert [(slot.name, slot.node, slot.ip) for slot in slots(twice, "auto", None)] == [
+        ("10.0.0.1/cuda:0", "a", "10.0.0.1"),
+        ("10.0.0.1#2/cuda:0", "b", "10.0.0.1"),
     ]
 
 

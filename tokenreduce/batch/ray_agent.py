@@ -77,10 +77,7 @@ def main() -> None:
         with _connected(join) as ray:
             serve(ray, join, orders, out)
     except (CapacityError, SettingError) as error:
-        kind = type(error).__name__
-        send(
-            out, Refused("SettingError" if kind == "SettingError" else "CapacityError", str(error))
-        )
+        send(out, refused(error))
     os._exit(0)  # whatever threads Ray has
 
 

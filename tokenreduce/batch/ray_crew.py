@@ -176,11 +176,10 @@ class Crew:
 def how(error: Exception) -> str:
     """Of Ray's many lines the one thing that a user can use, to follow "the worker"."""
     text = str(error)
+    if "creation task" in text or "RuntimeEnv" in type(error).__name__:
+        return f"could not start: {_last_line(text)}"
     known = next((said for sign, said in _ENDINGS if sign in text), None)
-    if known is not None:
-        return known
-    began = "creation task" in text or "RuntimeEnv" in type(error).__name__
-    return f"{'could not start' if began else 'was lost'}: {_last_line(text)}"
+    return known or f"was lost: {_last_line(text)}"
 
 
 def _last_line(text: str) -> str:

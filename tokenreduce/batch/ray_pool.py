@@ -41,8 +41,10 @@ LEAVE_SECONDS = 30.0
 """For actors to be ended and the connection to be closed."""
 _MODELS = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT")
 """Variables that say where models lie. No secret is among them: Ray sends them in the clear."""
-_ENVIRON = {"RAY_USAGE_STATS_ENABLED": "0"}
-"""A Ray that is started here tells nobody that it was."""
+_ENVIRON = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # a Ray that is started here tells nobody that it was
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # each machine has its own installation
+}
 
 
 class RayPool:

@@ -20,12 +20,14 @@ _PARTS = 10_000
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of a cluster. cpus, gpus: what it offers in all, in use or not."""
+    """A machine of a cluster. cpus, gpus: what it offers in all, in use or not; label: what it is
+    called, its address where that tells it from others."""
 
     id: str
     ip: str
     cpus: float
     gpus: float
+    label: str = ""
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Node:
@@ -72,7 +74,7 @@ def _on_gpus(nodes: Sequence[Node], workers: int | None) -> tuple[Slot, ...]:
     made = []
     for number, (index, at) in enumerate(chosen[:count]):
         node = nodes[at]
-        name = f"{node.ip}/cuda:{index}"
+        name = f"{node.label}/cuda:{index}"
         made.append(
             Slot(
                 name if share == 1 else f"{name}/{number // len(cards) + 1}",
@@ -104,7 +106,7 @@ def _on_cpus(nodes: Sequence[Node], workers: int) -> tuple[Slot, ...]:
     made = []
     for turn, at in sorted(places, key=lambda place: (place[1], place[0])):
         node = nodes[at]
-        name = f"{node.ip}/cpu" if here[at] == 1 else f"{node.ip}/cpu/{turn + 1}"
+        name = f"{node.label}/cpu" if here[at] == 1 else f"{node.label}/cpu/{turn + 1}"
         made.append(Slot(name, node.id, node.ip, "cpu", threads, 0, threads))
     return tuple(made)
 
@@ -115,7 +117,8 @@ def _told_apart(nodes: Sequence[Node]) -> tuple[Node, ...]:
     made = []
     for node in nodes:
         seen[node.ip] += 1
-        made.append(node if seen[node.ip] == 1 else replace(node, ip=f"{node.ip}#{seen[node.ip]}"))
+        label = node.ip if seen[node.ip] == 1 else f"{node.ip}#{seen[node.ip]}"
+        made.append(replace(node, label=label))
     return tuple(made)
 
 
