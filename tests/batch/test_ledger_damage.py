@@ -359,6 +359,28 @@ def test_a_full_disk(tiny_disk: Path, make_row: MakeRow) -> None:
     assert {"ledger", "rest"} == set(os.listdir(tiny_disk)) - _beside(path)
 
 
+def test_on_a_disk_almost_full_a_new_ledger_is_whole_or_not_there(tiny_disk: Path) -> None:
+    rest, made, refused = tiny_disk / "rest", 0, list[str]()
+    for room in range(0, 300_000, 8192):
+        _fill(rest)
+        os.truncate(rest, rest.stat().st_size - room)
+        path = tiny_disk / f"{room}.ledger"
+        try:
+            Ledger.create(path).close()
+        except LedgerError as error:
+            refused.append(str(error))
+            assert os.listdir(tiny_disk) == ["rest"]
+        else:
+            made += 1
+            rest.unlink()
+            with Ledger.open(path) as ledger:
+                assert ledger.counts().rows == 0
+            path.unlink()
+    assert made
+    assert refused
+    assert all("free some space" in line or "the space" in line for line in refused)
+
+
 def _fill(path: Path) -> None:
     with open(path, "wb", buffering=0) as file, suppress(OSError):
         while True:

@@ -71,6 +71,8 @@ def make(base: sqlite3.Connection, path: Path) -> None:
         base.execute(statement)
     base.execute(f"PRAGMA user_version = {VERSION}")
     base.execute("COMMIT")
+    # Closing does it, too, and is silent where the disk is full: the file would be half a ledger.
+    base.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
 def require_ours(path: Path) -> None:
