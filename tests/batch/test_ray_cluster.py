@@ -144,7 +144,7 @@ def start(folder: Path, environ: None) -> Start:
     """`tokenreduce batch` on the folder's clips, in a folder of its own."""
 
     def begin(where: Path, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", "from tokenreduce.cli import app; app()", "batch"]
+        command = [sys.executable, "-P", "-c", "from tokenreduce.cli import app; app()", "batch"]
         asked = [part for question in QUESTIONS for part in ("-q", question)]
         options = ["--model", "demo", "--frames", str(FRAMES), "--device", "cpu", "--no-cache"]
         where.mkdir(exist_ok=True)
@@ -252,6 +252,8 @@ def test_ctrl_c_finishes_the_current_answers(
 def test_a_cluster_of_its_own_is_gone_afterwards(
     start: Start, tmp_path: Path, expected: list[dict[str, Any]]
 ) -> None:
+    # Ray would have actors import whatever lies in the working directory.
+    (tmp_path / "torch.py").write_text("raise SystemExit('not this one')")
     process = start(tmp_path, "--cluster", "local", "--workers", "2")
     wait_for(lambda: b"raylet" in b"".join(_of(pid, "comm") for pid in _below(process.pid)))
     below = _below(process.pid)
