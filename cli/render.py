@@ -112,7 +112,13 @@ def stderr() -> Console:
     """A console on stderr that reads no markup in what it is given."""
     from rich.console import Console
 
-    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+    class Written(Console):
+        """Rich's own way would point stdout at nothing, too, and exit with 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Written(stderr=True, markup=False, highlight=False, emoji=False)
 
 
 def show(text: Styled | str) -> None:

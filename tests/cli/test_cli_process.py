@@ -128,6 +128,22 @@ def test_an_output_that_is_full_is_one_line(
     )
 
 
+def test_a_reader_of_stderr_that_leaves_stops_no_answer() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, str(STUB), "answered", "ask", "a.mp4", "Q"],
+            stdout=subprocess.PIPE,
+            stderr=writer,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stdout) == (0, "She shows it at 12:30.\n")
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_what_cannot_be_said_on_stderr_does_not_stop_the_answer() -> None:
     with open("/dev/full", "wb") as full:
