@@ -101,7 +101,7 @@ def settle(
         most=over.max_frames,
         start=None if over.start is None else parse(over.start),
         end=None if over.end is None else parse(over.end),
-        skip=None if pictures else _threshold(over.skip_duplicates, preset),
+        skip=None if pictures else _threshold(over.skip_duplicates, preset, inside=inside),
     )
     if plan.fps is None or plan.most is not None:
         _reachable(plan, spec, laid)
@@ -136,7 +136,11 @@ def _budget(plan: Plan, laid: Layout) -> int:
     return min(plan.budget_for(laid.available), laid.available)
 
 
-def _threshold(given: str | float | None, preset: Preset) -> float | None:
+def _threshold(given: str | float | None, preset: Preset, *, inside: bool) -> float | None:
+    """inside: a method acts inside the tower. There nothing can be filled in, so that frames are
+    left out only where it is asked for."""
+    if inside and given is None:
+        return None
     value = preset.video.skip_duplicates if given is None else given
     if value in ("auto", "off"):
         return AUTO if value == "auto" else None
