@@ -14,7 +14,15 @@ from tokenreduce.batch import messages as m
 from tokenreduce.batch.jobs import Task
 from tokenreduce.batch.rows import Failure, now
 
-Does = str | Failure | None
+
+@dataclass(frozen=True)
+class Unread:
+    """A failure of a file that is not what it was."""
+
+    failure: Failure
+
+
+Does = str | Failure | Unread | None
 """An answer, a failure, "die" to end the worker, or None to hang."""
 DIE = "die"
 
@@ -78,10 +86,16 @@ class StubPool:
             if does == DIE:
                 self._die(worker, "crashed (SIGSEGV)")
                 return
-            failure = does if isinstance(does, Failure) else None
+            unread = isinstance(does, Unread)
+            found = does.failure if isinstance(does, Unread) else does
+            failure = found if isinstance(found, Failure) else None
             answer = None if failure else {"question": wanted.question, "answer": does}
             self._told.append(
-                m.Replied(worker, task.number, wanted.id, now(), answer, failure=failure)
+                m.Replied(
+                    *(worker, task.number, wanted.id, now(), answer),
+                    failure=failure,
+                    unread=unread,
+                )
             )
             if worker in self._stopping:
                 self._die(worker, "ended")

@@ -204,6 +204,7 @@ def test_a_failure_is_one_row_and_a_bug_keeps_its_traceback(bench: Bench) -> Non
         "is no video",
         None,
     )
+    assert not first.unread
     assert second.failure is not None
     assert second.failure.kind == "ZeroDivisionError"
     assert "def bug" not in (second.trace or "")
@@ -228,6 +229,7 @@ def test_a_file_that_changed_meanwhile_is_not_answered(bench: Bench) -> None:
     failure = bench.replies[0].failure
     assert failure is not None
     assert "changed while it was read" in failure.reason
+    assert [one.unread for one in bench.replies] == [True, False]
     assert ("asked", "1.mp4") not in bench.says.log
     assert bench.replies[1].failure is None
 

@@ -26,7 +26,7 @@ from tokenreduce.batch.rows import Failure, Row, id_of
 from tokenreduce.errors import CapacityError, ModelError
 
 _STUB = runpy.run_path(str(Path(__file__).with_name("stub_pool.py")))
-StubPool, DIE = _STUB["StubPool"], _STUB["DIE"]
+StubPool, DIE, UNREAD = _STUB["StubPool"], _STUB["DIE"], _STUB["Unread"]
 DIGEST = "77" * 32
 BUG = Failure("RuntimeError", "it broke")
 
@@ -231,6 +231,8 @@ def test_a_file_that_takes_too_long_is_ended(desk: Desk) -> None:
     assert failure is not None
     assert failure.kind == "Timeout"
     assert "0.3 s" in failure.reason
+    row = desk.by_file["slow.mp4"]
+    assert row.finished > row.started
     assert not any(task.alone for _, task in desk.pool.given)  # nobody else was suspected
 
 
@@ -321,6 +323,27 @@ def test_an_id_of_the_user_and_none_are_two_rows_in_the_first_run(desk: Desk) ->
     assert desk.pool.given[0][1].wanted[0].id == "a"
     rows = desk.rows
     assert rows[1].id == id_of(rows[1].key)
+    assert desk.run(jobs, never).known == 2
+
+
+@pytest.mark.parametrize("id", [None, "mine"])
+def test_a_file_that_changed_in_a_workers_hand_is_asked_by_the_next_run(
+    desk: Desk, id: str | None
+) -> None:
+    """Also under another name: the failure was not about the content."""
+    desk.files("1.mp4", "2.mp4")
+    jobs = [
+        Job(str(desk.folder / "1.mp4"), (Asked("Q?", id),)),
+        Job(str(desk.folder / "2.mp4"), (Asked("Q?", "other"),)),
+    ]
+    os.remove(desk.folder / "2.mp4")
+    os.link(desk.folder / "1.mp4", desk.folder / "2.mp4")
+    gone = Failure("InputError", "1.mp4: no such file")
+    outcome = desk.run(jobs, lambda *_: UNREAD(gone))
+    assert (outcome.failed, [row.failure for row in desk.rows]) == (2, [gone, gone])
+    outcome = desk.run(jobs)
+    assert (outcome.answered, outcome.known) == (2, 0)
+    assert [row.status for row in desk.rows] == ["answered", "answered"]
     assert desk.run(jobs, never).known == 2
 
 

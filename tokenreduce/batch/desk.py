@@ -125,20 +125,22 @@ class Desk:
     def _replied(self, held: _Held, wanted: Wanted, beside: _Held | None) -> Replied:
         started, number = now(), held.task.number
         failure: Failure | None = None
-        answer, trace = None, None
+        answer, trace, unread = None, None, False
         try:
             said = self._asked(held, wanted.question, beside).to_json()
             json.dumps(said, allow_nan=False)  # a row must be one that JSON can say
             answer = said
         except TokenReduceError as error:
             failure = Failure(type(error).__name__, one_line(error))
+            gone = isinstance(error, InputError)
+            unread = gone and not unchanged(held.task.path, held.task.digest)
         except Exception as error:  # a bug is one row's failure, with its traceback
             if _fatal(error):
                 raise
             failure = Failure(type(error).__name__, one_line(error))
             trace = traceback.format_exc()
         step = held.stepped_down
-        return Replied(self._name, number, wanted.id, started, answer, failure, step, trace)
+        return Replied(self._name, number, wanted.id, started, answer, failure, step, trace, unread)
 
     def _asked(self, held: _Held, question: str, beside: _Held | None) -> Answer:
         """Where memory does not suffice: again with nothing beside it, then again with half."""

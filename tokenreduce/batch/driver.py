@@ -170,7 +170,7 @@ class Driver:
             case m.Working(worker, number, part, done, total):
                 owed = self._hands[worker].of(number)
                 if owed is not None:
-                    owed.part = part
+                    owed.part, owed.began = part, owed.began or now()
                     self._watch(Stage(worker, owed.task.path, part, done, total))
             case m.Warning(worker, number, text):
                 owed = self._hands[worker].of(number)
@@ -191,21 +191,20 @@ class Driver:
         wanted = None if owed is None else owed.open.get(told.id)
         if owed is None or wanted is None:
             return
+        owed.began = now()  # the next one, if there is one
         if told.failure is not None and self._tries.again(wanted.id, told.failure):
             self._watch(Trouble(f"trying again: {told.failure.reason}", owed.task.path))
             return  # still open: asked again when the task is done
         del owed.open[told.id]
-        row = self._row(owed.task, wanted, told.worker, told.started)
-        self._record(
-            replace(
-                row,
-                status="answered" if told.answer is not None else "failed",
-                answer=told.answer,
-                failure=told.failure,
-                stepped_down=told.stepped_down,
-                trace=told.trace,
-            )
+        row = replace(
+            self._row(owed.task, wanted, told.worker, told.started),
+            status="answered" if told.answer is not None else "failed",
+            answer=told.answer,
+            failure=told.failure,
+            stepped_down=told.stepped_down,
+            trace=told.trace,
         )
+        self._record(self._owing.unread(row) if told.unread else row, wanted)
 
     def _again(self, task: Task) -> None:
         if task.wanted:
@@ -215,14 +214,15 @@ class Driver:
         self._watch(WorkerGone(worker))
         hand = self._hands[worker]
         hand.failed_starts += not hand.ready
-        late = hand.killed_for is not None
+        late, began = hand.killed_for is not None, {one.task.number: one.began for one in hand.owed}
         aftermath = self._hands.died(worker)
         if self.outcome.stopped is not None:
             hand.gone = True
             return
         for task in aftermath.guilty:
             kind = "Timeout" if late else "WorkerDied"
-            self._fail(task, worker, Failure(kind, f"{shown(task.path)}: the worker {reason}"))
+            failure = Failure(kind, f"{shown(task.path)}: the worker {reason}")
+            self._fail(task, worker, failure, began[task.number] or now())
         for task in aftermath.again:
             if task.alone:
                 self._tries.lost(wanted.id for wanted in task.wanted)
@@ -236,11 +236,11 @@ class Driver:
         if not hand.gone:
             self._pool.start(worker)
 
-    def _fail(self, task: Task, worker: str, failure: Failure) -> None:
+    def _fail(self, task: Task, worker: str, failure: Failure, began: str) -> None:
         left = tuple(one for one in task.wanted if self._tries.again(one.id, failure))
         for wanted in task.wanted:
             if wanted not in left:
-                self._record(replace(self._row(task, wanted, worker, now()), failure=failure))
+                self._record(replace(self._row(task, wanted, worker, began), failure=failure))
         self._again(replace(task, wanted=left, alone=True))
 
     def _row(self, task: Task, wanted: Wanted, worker: str, started: str) -> Row:
@@ -259,17 +259,17 @@ class Driver:
             worker=worker,
         )
 
-    def _record(self, row: Row, *, copied: bool = False) -> None:
+    def _record(self, row: Row, wanted: Wanted | None = None, *, copied: bool = False) -> None:
         self._ledger.record(row, forget=self._owing.placeholder(row.file, row.question))
         self._projection.append(row)
         answered = row.status == "answered"
         self.outcome.answered += answered
         self.outcome.failed += not answered
-        self._tries.forget(row.id)
+        self._tries.forget(row.id if wanted is None else wanted.id)
         self._watch(Recorded(row, copied))
         if self.outcome.failed >= (self._policy.max_failures or self.outcome.failed + 1):
             self._stop("failures")
-        for other in self._owing.ended(row):
+        for other in self._owing.ended(row, wanted):
             self._record(other, copied=True)
 
     def _end_the_late(self) -> None:

@@ -21,12 +21,14 @@ _ANSWERING = ("prefill", "answer")
 @dataclass
 class Owed:
     """A task that a worker has. open: rows not told yet, by id; part: where it is, None before it
-    has begun; since: when it became the worker's first, by the clock."""
+    has begun; since: when it became the worker's first, by the clock; began: the row at hand, as a
+    date, "" before it has."""
 
     task: Task
     open: dict[str, Wanted]
     part: Part | None = None
     since: float | None = None
+    began: str = ""
 
 
 @dataclass

@@ -41,7 +41,8 @@ class Warning:
 
 @dataclass(frozen=True)
 class Replied:
-    """One row of a task as it ended: an answer, or a failure. started: see `rows.now`."""
+    """One row of a task as it ended: an answer, or a failure. started: see `rows.now`; unread: the
+    file is gone, or no longer what was digested, so a failure says nothing about that content."""
 
     worker: str
     task: int
@@ -51,6 +52,7 @@ class Replied:
     failure: Failure | None = None
     stepped_down: SteppedDown | None = None
     trace: str | None = None
+    unread: bool = False
 
 
 @dataclass(frozen=True)

@@ -82,11 +82,21 @@ class Owing:
         """The id of the row that stands for this question while the file could not be read."""
         return id_of(key_of(content_of_name(path), question, self.settings))
 
-    def ended(self, row: Row) -> tuple[Row, ...]:
-        """Told of a row that is recorded: the rows that waited for it."""
-        self._asking.discard(row.key)
-        self._forget(self._coming.pop(row.id, set()))
-        return tuple(_copied(row, one) for one in self._followers.pop(row.key, ()))
+    def unread(self, row: Row) -> Row:
+        """A failure, as of the file's name: it is not about the content that was to be asked. The
+        next run asks whatever is there by then."""
+        content = content_of_name(row.file)
+        key = key_of(content, row.question, self.settings)
+        id = id_of(key) if row.id == id_of(row.key) else row.id
+        return replace(row, content=content, key=key, id=id)
+
+    def ended(self, row: Row, wanted: Wanted | None = None) -> tuple[Row, ...]:
+        """Told of a row that is recorded, and as what it was wanted if that is something else: the
+        rows that waited for it."""
+        id, key = (row.id, row.key) if wanted is None else (wanted.id, wanted.key)
+        self._asking.discard(key)
+        self._forget(self._coming.pop(id, set()) - {row.id})
+        return tuple(_copied(row, one) for one in self._followers.pop(key, ()))
 
     def _goes(self, id: str, asked: Asked, path: str, digest: Digest | None) -> set[str]:
         """Ids of failed rows that say nothing any more once the row with this id is there."""
@@ -134,5 +144,5 @@ class Owing:
 
 
 def _copied(row: Row, under: Row) -> Row:
-    """The same answer under another id and perhaps another name."""
+    """The same answer, or failure, under another id and perhaps another name."""
     return replace(row, id=under.id, file=under.file)
