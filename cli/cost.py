@@ -82,7 +82,8 @@ def _frames(answer: Answer) -> str:
     if used.repeats:
         text += f" ({used.repeats:,} repeat{'' if used.repeats == 1 else 's'} skipped)"
     if used.seconds:
-        text += f", from {used.seconds[0]:.2f} s to {used.seconds[-1]:.2f} s"
+        last = (used.until or used.seconds)[-1]  # what repeats the last frame is looked at, too
+        text += f", from {used.seconds[0]:.2f} s to {last:.2f} s"
     if used.source != "decoded":
         text += {"session": ", viewed before", "cache": ", from the cache"}[used.source]
     return text
