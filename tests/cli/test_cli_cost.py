@@ -106,6 +106,12 @@ def test_no_line_is_wider_than_the_terminal(
             assert unicode or preset or line.isascii()
 
 
+def test_repeats_are_counted_and_reach_to_the_last_of_them(sample: Answer, part: Part) -> None:
+    frames = FramesUsed(9, 2, (0.0, 3.5), (3.0, 80.0), repeats=7)
+    shown = dict(part("cost").cost_lines(replace(sample, frames=frames), 100, unicode=True))
+    assert shown["frames"] == "2 of 9 asked for (7 repeats skipped), from 0.00 s to 80.00 s"
+
+
 def test_an_unreduced_run_is_said_to_be_one(sample: Answer, part: Part) -> None:
     flops = replace(sample.flops, ratio_llm=1.0, ratio_total=1.0, overhead=0.0)
     memory = replace(sample.memory_bytes, kv_cache_unreduced=157_000_000, device_peak=None)
