@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import Result
 
-from tokenreduce.result import Answer, Seconds
+from tokenreduce.result import Answer, FramesUsed, Seconds
 
 Run = Callable[..., Result]
 Stubbed = Callable[[str], list[dict[str, Any]]]
