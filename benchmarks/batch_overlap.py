@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,18 +29,21 @@ class _Replayed:
     probes: dict[str, Any]
     items: dict[str, list[Any]]
     orders: dict[str, tuple[Any, ...]]
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def probe(self, path: Any) -> Any:
         name = os.fspath(path)
-        if name not in self.probes:
-            self.probes[name] = self.child.probe(path)
+        with self.lock:  # a desk prepares several files at once, and the child serves one
+            if name not in self.probes:
+                self.probes[name] = self.child.probe(path)
         return self.probes[name]
 
     def stream(self, path: Any, *order: Any) -> Iterator[Any]:
         name = os.fspath(path)
-        if name not in self.items:
-            self.orders[name] = order
-            self.items[name] = list(self.child.stream(path, *order))
+        with self.lock:
+            if name not in self.items:
+                self.orders[name] = order
+                self.items[name] = list(self.child.stream(path, *order))
         yield from self.items[name]
 
     def close(self) -> None:
@@ -101,16 +106,19 @@ def overlap(setup: Setup) -> dict[str, Any]:
     """Wall seconds of a desk that prepares the next clip while it answers, of decoding alone, and
     of the rest alone (the frames from memory). The gain is what is saved of the sum of the two; the
     most that could be is what the slower one, or all CPU seconds on all cores, leaves."""
+    from tokenreduce.batch.desk import AHEAD
     from tokenreduce.video.decoder import Decoder
 
     bench = _Bench(setup, setup.made(setup.clips))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with Decoder() as first, Decoder() as second:
+    with ExitStack() as held:
+        children = [held.enter_context(Decoder()) for _ in range(AHEAD + 1)]
+        first = children[0]
         probes, items, orders = {}, {}, {}  # type: ignore[var-annotated]  # by path
         replayed = _Replayed(first, probes, items, orders)
         bench.work(lambda: replayed)  # the frames to hand over, and whatever is set up once
-        for child in (first, second):
-            child.probe(bench.clips[0])  # so that both are there
+        for child in children:
+            child.probe(bench.clips[0])  # so that all are there
 
         def decode() -> None:
             for path, order in orders.items():
@@ -119,7 +127,7 @@ def overlap(setup: Setup) -> dict[str, Any]:
         lent: list[Any] = []
 
         def both() -> None:
-            lent[:] = [_Lent(second), _Lent(first)]
+            lent[:] = [_Lent(child) for child in children]
             bench.work(lent.pop)
 
         cases: dict[str, Callable[[], object]] = {
@@ -127,7 +135,7 @@ def overlap(setup: Setup) -> dict[str, Any]:
             "decode": decode,
             "rest": partial(bench.work, lambda: replayed),
         }
-        pids = (cast(int, first.pid), cast(int, second.pid))
+        pids = [cast(int, child.pid) for child in children]
         taken = rounds(
             {name: partial(_timed, pids, case) for name, case in cases.items()}, setup.repeats
         )

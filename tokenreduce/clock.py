@@ -18,7 +18,7 @@ class Clock:
         self._watch = watch
         self._spent: dict[Part, float] = {}
         self._warnings: list[str] = []
-        self._open: list[Part] = []
+        self._open: list[Part | None] = []
         self._since = 0.0
         self._start = self._question = self._first = time.perf_counter()
         self._paused: float | None = None
@@ -42,11 +42,22 @@ class Clock:
             self._charge()
             self._open.pop()
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A stretch in which another run has what this one needs: it counts for no part."""
+        self._charge()
+        self._open.append(None)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._open.pop()
+
     def _charge(self) -> None:
         """The time since the last change, to the innermost part."""
         now = time.perf_counter()
-        if self._open:
-            self.spend(self._open[-1], now - self._since)
+        if self._open and (part := self._open[-1]) is not None:
+            self.spend(part, now - self._since)
         self._since = now
 
     def begin(self, part: Part, total: int | None = None) -> None:

@@ -25,6 +25,7 @@ from tokenreduce.replying import Turn, asked, foreseen, words
 from tokenreduce.result import Answer
 from tokenreduce.sheet import Sheet
 from tokenreduce.subject import Footage
+from tokenreduce.turns import Turn as Lock
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.types import Limits
 from tokenreduce.viewing import Viewed, see
@@ -56,6 +57,7 @@ class Session:
     named      under which name a loaded model was loaded, with `placing`; without, nothing of it
                is kept in the cache
     decoder    lent: it outlives the session, and nothing else uses it meanwhile
+    turn       see `viewing.see`
 
     Nothing is read before the first question. Not for several threads at once. Leave the `with`
     block or call `close`: no decoding child outlives it.
@@ -73,6 +75,7 @@ class Session:
         many: bool = False,
         named: str | None = None,
         decoder: Decoder | None = None,
+        turn: Lock | None = None,
         watch: Watcher = ignore,
     ) -> None:
         self._wanted = wanted
@@ -80,6 +83,7 @@ class Session:
         self._name = model if isinstance(model, str) else named
         self._placing = placing or Placing()
         self._lent = decoder is not None
+        self._turn = turn
         self._child = decoder or Decoder(limits or Limits())
         self._cache = cache
         self._keep_sheet = keep_sheet
@@ -238,7 +242,7 @@ class Session:
         if self._keep_sheet and isinstance(about.subject, Footage):
             probe = about.subject.probe
             self.sheet = Sheet(probe.width / max(1, probe.height))
-        viewed = see(self._child, model, about.subject, plan, clock, self.sheet)
+        viewed = see(self._child, model, about.subject, plan, clock, self.sheet, self._turn)
         if shelf is not None:
             shelf.save(viewed, plan)
             if shelf.cache.trouble and not self._troubled:

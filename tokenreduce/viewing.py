@@ -26,6 +26,7 @@ from tokenreduce.sheet import Sheet
 from tokenreduce.stills import Part, available, grid_of, look_at, reduce_parts
 from tokenreduce.subject import Footage, Stills, Subject
 from tokenreduce.tokens import Tokens
+from tokenreduce.turns import Turn, in_turn
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.inputs import shown
 from tokenreduce.video.types import Probe
@@ -95,9 +96,12 @@ def see(
     plan: Plan,
     clock: Clock,
     sheet: Sheet | None = None,
+    turn: Turn | None = None,
 ) -> Viewed:
     """The same of pictures, too. The plan of a video is one of `plan.of_video`.
 
+    turn: held while frames go through the model, so that of several videos which are viewed at once
+    one is encoded while others are decoded.
     Raises InputError if no frame can be decoded, SettingError where a reduction inside the tower
     would have to hold too many frames.
     """
@@ -116,12 +120,13 @@ def see(
     )
 
     def take(pixels: Tensor, stands: Sequence[int]) -> None:
-        features, evidence = model.look(pixels, plan.needs)
-        memory.synchronise(model.device)
-        with clock.within("reduce"):
-            for part in _filled_in(stands) if plan.fills_in else (torch.arange(len(stands)),):
-                reducer.add(features[part.to(features.device)], evidence.rows(part))
+        with in_turn(turn, clock):
+            features, evidence = model.look(pixels, plan.needs)
             memory.synchronise(model.device)
+            with clock.within("reduce"):
+                for part in _filled_in(stands) if plan.fills_in else (torch.arange(len(stands)),):
+                    reducer.add(features[part.to(features.device)], evidence.rows(part))
+                memory.synchronise(model.device)
 
     watched = watch(decoder, subject, plan, spec.vision.image_size, clock, take, sheet)
     layout = spec.layout(reducer.frames)

@@ -4,6 +4,7 @@ becomes of failures, and what is tried where memory does not suffice."""
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from tokenreduce.batch import messages as m
-from tokenreduce.batch.desk import Desk, Reporter, one_line
+from tokenreduce.batch.desk import AHEAD, Desk, Reporter, one_line
 from tokenreduce.batch.jobs import Task, Wanted
 from tokenreduce.batch.recipe import Recipe
 from tokenreduce.batch.rows import SteppedDown
@@ -80,7 +81,10 @@ class FakeRecipe:
     says: Says
     over: Overrides = field(default_factory=Overrides)
 
-    def session(self, path: str, model: Any, decoder: Any, over: Overrides, *, many: bool) -> Any:
+    def session(
+        self, path: str, model: Any, decoder: Any, over: Overrides, *, many: bool, turn: Any
+    ) -> Any:
+        assert hasattr(turn, "acquire")
         return FakeSession(self.says, path, over, decoder, many)
 
 
@@ -124,7 +128,7 @@ class Bench:
 
         with Desk(recipe, model, "w", inbox, tell, decoder) as desk:
             desk.work()
-        assert [one.closed for one in self.decoders] == [True, True]
+        assert [one.closed for one in self.decoders] == [True] * (AHEAD + 1)
         return inbox
 
     @property
@@ -165,18 +169,36 @@ def test_the_next_is_prepared_while_this_one_is_answered(bench: Bench) -> None:
     assert prepared.is_set()
 
 
-def test_two_files_in_hand_never_share_a_decoder(bench: Bench) -> None:
+def test_while_one_is_encoded_another_is_decoded(bench: Bench) -> None:
+    """Both of the next two are on their way while the first is asked about, and while one waits."""
+    begun = threading.Event()
+    bench.says.hold["2.mp4"] = begun
+
+    def first(session: FakeSession) -> str:
+        end = time.monotonic() + 20
+        while ("prepared", "3.mp4") not in bench.says.log:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        begun.set()
+        return "yes"
+
+    bench.says.does["1.mp4"] = first
+    bench.work(bench.task(1), bench.task(2), bench.task(3), bench.task(4))
+    assert [one.id for one in bench.replies] == ["1Q?", "2Q?", "3Q?", "4Q?"]
+
+
+def test_files_in_hand_never_share_a_decoder(bench: Bench) -> None:
     used: dict[str, Any] = {}
 
     def note(session: FakeSession) -> str:
         used[session.name] = session.decoder
         return "yes"
 
-    bench.says.does = {f"{n}.mp4": note for n in range(1, 5)}
-    bench.work(*(bench.task(n) for n in range(1, 5)))
-    assert used["1.mp4"] is used["3.mp4"]
-    assert used["2.mp4"] is used["4.mp4"]
-    assert used["1.mp4"] is not used["2.mp4"]
+    bench.says.does = {f"{n}.mp4": note for n in range(1, 8)}
+    bench.work(*(bench.task(n) for n in range(1, 8)))
+    for n in range(1, 5):
+        assert len({id(used[f"{m}.mp4"]) for m in range(n, n + AHEAD + 1)}) == AHEAD + 1
+        assert used[f"{n}.mp4"] is used[f"{n + AHEAD + 1}.mp4"]
 
 
 @pytest.mark.parametrize("which", [1, 2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenreduce.batch.hands import Hands
+from tokenreduce.batch.hands import IN_HAND, Hands
 from tokenreduce.batch.jobs import Task, Wanted
 from tokenreduce.cache.digest import Digest, FileState
 
@@ -38,12 +38,12 @@ def hands(clock: Clock) -> Hands:
 
 def test_the_one_with_the_least_in_hand_takes_the_next(hands: Hands) -> None:
     order = []
-    for number in range(4):
+    for number in range(2 * IN_HAND):
         worker = hands.taker()
         assert worker is not None
         hands.give(worker, task(number))
         order.append(worker)
-    assert order == ["a", "b", "a", "b"]
+    assert order == ["a", "b"] * IN_HAND
     assert hands.taker() is None
     hands.done("b", 1)
     assert hands.taker() == "b"

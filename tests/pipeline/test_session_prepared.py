@@ -84,6 +84,36 @@ def test_what_happens_is_told_to_who_watches_then(wanted: Wanted, demo: VideoMod
     assert after == ["prefill", "answer"]
 
 
+def test_it_waits_for_its_turn_at_the_model_and_nobody_pays_for_that(
+    wanted: Wanted, demo: VideoModel
+) -> None:
+    """While another video is encoded this one is decoded, and goes no further."""
+    turn, parts = threading.Lock(), list[str]()
+
+    def note(event: Event) -> None:
+        if isinstance(event, Started):
+            parts.append(event.part)
+
+    with Session(wanted, model=demo, turn=turn) as session:
+        turn.acquire()
+        thread = threading.Thread(target=session.prepare, args=(note,))
+        thread.start()
+        end = time.monotonic() + 30
+        while "encode" not in parts:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(1.0)
+        assert session.viewed is None
+        turn.release()
+        thread.join()
+        answer = session.ask(QUESTION)
+        assert turn.acquire(blocking=False)
+    assert answer.frames.source == "decoded"
+    assert answer.seconds.encode + answer.seconds.decode < answer.seconds.total - 0.9
+    with Session(wanted, model=demo) as session:
+        assert session.ask(QUESTION).tokens == answer.tokens
+
+
 def test_a_file_that_cannot_be_read_fails_when_it_is_prepared(
     tmp_path: Path, demo: VideoModel
 ) -> None:

@@ -1,4 +1,4 @@
-"""One worker's work: prepares the next file while it answers about this one, and tells of both.
+"""One worker's work: prepares the next files while it answers about this one, and tells of all.
 
 The same in a process and in a cluster's actor: tasks come from an inbox, messages go to `send`.
 Knows neither the ledger nor other workers.
@@ -7,8 +7,10 @@ Knows neither the ledger nor other workers.
 from __future__ import annotations
 
 import json
+import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -28,6 +30,10 @@ from tokenreduce.result import Answer
 from tokenreduce.session import Session
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.inputs import shown
+
+AHEAD = 2
+"""Files being prepared, or ready, beside the one that is asked about: while one is encoded, another
+is decoded."""
 
 _SIGN_SECONDS = 0.25
 
@@ -75,9 +81,10 @@ class Desk:
         self._name = name
         self._inbox = inbox
         self._send = send
-        self._decoders = [decoder(), decoder()]  # of this file, and of the next
+        self._decoders = deque(decoder() for _ in range(AHEAD + 1))
         self._waiting: Task | None = None
-        self._aside = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._aside = ThreadPoolExecutor(AHEAD, thread_name_prefix="prepare")
+        self._turn = threading.Lock()
 
     def __enter__(self) -> Desk:
         return self
@@ -88,13 +95,20 @@ class Desk:
             decoder.close()
 
     def work(self) -> None:
-        coming = self._next(block=True)
-        while coming is not None and not self._inbox.stopping:
-            held = coming
+        ahead: deque[_Held] = deque()
+        while not self._inbox.stopping:
+            self._fill(ahead)
+            held = ahead.popleft() if ahead else self._next(block=True)
+            if held is None:
+                return
+            if not held.task.alone:
+                self._fill(ahead)
             wait([held.ready])
-            coming = None if held.task.alone else self._next(block=False)
-            self._answer(held, coming)
-            coming = coming or self._next(block=True)
+            self._answer(held, ahead)
+
+    def _fill(self, ahead: deque[_Held]) -> None:
+        while len(ahead) < AHEAD and (held := self._next(block=False)) is not None:
+            ahead.append(held)
 
     def _next(self, *, block: bool) -> _Held | None:
         """The next task, being prepared. One that must be alone waits for the last to end."""
@@ -106,15 +120,19 @@ class Desk:
 
     def _prepared(self, task: Task) -> _Held:
         """Its video is decoded and encoded from now on, in another thread."""
+        self._decoders.rotate()
         decoder = self._decoders[0]
-        self._decoders.reverse()
-        many = len(task.wanted) > 1
-        over = self._recipe.over
-        session = self._recipe.session(task.path, self._model, decoder, over, many=many)
+        session = self._session(task, decoder, self._recipe.over)
         watch = Reporter(self._name, task.number, self._send)
         return _Held(task, session, decoder, self._aside.submit(session.prepare, watch))
 
-    def _answer(self, held: _Held, beside: _Held | None) -> None:
+    def _session(self, task: Task, decoder: Decoder, over: Overrides) -> Session:
+        many = len(task.wanted) > 1
+        return self._recipe.session(
+            task.path, self._model, decoder, over, many=many, turn=self._turn
+        )
+
+    def _answer(self, held: _Held, beside: deque[_Held]) -> None:
         for wanted in held.task.wanted:
             if self._inbox.stopping:
                 return
@@ -122,7 +140,7 @@ class Desk:
         held.session.close()
         self._send(Done(self._name, held.task.number))
 
-    def _replied(self, held: _Held, wanted: Wanted, beside: _Held | None) -> Replied:
+    def _replied(self, held: _Held, wanted: Wanted, beside: deque[_Held]) -> Replied:
         started, number = now(), held.task.number
         failure: Failure | None = None
         answer, trace, unread = None, None, False
@@ -142,7 +160,7 @@ class Desk:
         step = held.stepped_down
         return Replied(self._name, number, wanted.id, started, answer, failure, step, trace, unread)
 
-    def _asked(self, held: _Held, question: str, beside: _Held | None) -> Answer:
+    def _asked(self, held: _Held, question: str, beside: deque[_Held]) -> Answer:
         """Where memory does not suffice: again with nothing beside it, then again with half."""
         for mend in (self._make_room, self._step_down):
             try:
@@ -164,12 +182,11 @@ class Desk:
             held.checked = True
         return held.session.ask(question, watch=Reporter(self._name, held.task.number, self._send))
 
-    def _make_room(self, held: _Held, beside: _Held | None) -> None:
-        if beside is not None:
-            wait([beside.ready])
+    def _make_room(self, held: _Held, beside: deque[_Held]) -> None:
+        wait([other.ready for other in beside])
         self._renew(held)
 
-    def _step_down(self, held: _Held, beside: _Held | None) -> None:
+    def _step_down(self, held: _Held, beside: deque[_Held]) -> None:
         plan = held.session.plan
         if plan is None:
             self._renew(held)
@@ -179,10 +196,7 @@ class Desk:
 
     def _renew(self, held: _Held, over: Overrides | None = None) -> None:
         """The task's video is prepared again, in the thread that asks."""
-        chosen = over or self._recipe.over
-        held.session = self._recipe.session(
-            held.task.path, self._model, held.decoder, chosen, many=len(held.task.wanted) > 1
-        )
+        held.session = self._session(held.task, held.decoder, over or self._recipe.over)
         held.ready = Future()
         held.ready.set_result(None)
         _free(self._model)

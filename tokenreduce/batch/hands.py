@@ -12,8 +12,8 @@ from tokenreduce.events import Part
 MOST_DEATHS = 2
 """Workers that one file may take with it before it is left alone."""
 
-IN_HAND = 2
-"""Tasks a worker has: one is answered while the next is prepared."""
+IN_HAND = 3
+"""Tasks a worker has: one is answered while the next is encoded and the one after it decoded."""
 
 _ANSWERING = ("prefill", "answer")
 

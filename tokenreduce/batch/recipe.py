@@ -26,6 +26,7 @@ from tokenreduce.opening import EMBEDDED, Wanted
 from tokenreduce.plan import Overrides
 from tokenreduce.preset import Preset, load_preset
 from tokenreduce.session import Placing, Session
+from tokenreduce.turns import Turn
 from tokenreduce.video.decoder import Decoder
 
 _ENDS_BYTES = (64 << 10, 1 << 20)
@@ -106,10 +107,17 @@ class Recipe:
         return replace(self, placing=replace(self.placing, device=device))
 
     def session(
-        self, path: str, model: VideoModel, decoder: Decoder, over: Overrides, *, many: bool
+        self,
+        path: str,
+        model: VideoModel,
+        decoder: Decoder,
+        over: Overrides,
+        *,
+        many: bool,
+        turn: Turn | None = None,
     ) -> Session:
         """About one file. over: the recipe's own, or what a lack of memory made of them; many:
-        it has more than one question."""
+        it has more than one question; turn: see `viewing.see`."""
         folder = self.cache_folder
         return Session(
             Wanted(path, self.preset, over, self.sampling, self.subtitles),
@@ -119,6 +127,7 @@ class Recipe:
             decoder=decoder,
             cache=None if folder is None else Cache(Path(folder)),
             many=many,
+            turn=turn,
         )
 
 
