@@ -19,7 +19,7 @@ from tokenreduce.batch.ledger import Ledger, ledger_of
 from tokenreduce.batch.rows import Row
 
 RECORDER = Path(__file__).with_name("recorder.py")
-ROWS = 150
+ROWS = 1500
 
 
 def _start(output: Path) -> subprocess.Popen[str]:
