@@ -11,6 +11,7 @@ from tokenreduce.batch.jobs import Job
 from tokenreduce.batch.pool import LocalPool, Pool, devices
 from tokenreduce.batch.recipe import Recipe
 from tokenreduce.batch.sources import Listing
+from tokenreduce.memory import host_free_bytes
 
 from . import render
 
@@ -36,7 +37,13 @@ def hired(
 
 def _here(recipe: Recipe, workers: int | None) -> Pool:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    names, threads = devices(recipe.placing.device, workers or "auto", cores or 1)
+    names, threads = devices(
+        recipe.placing.device,
+        workers or "auto",
+        cores or 1,
+        recipe.weights_bytes,
+        host_free_bytes() or 0,
+    )
     return LocalPool(recipe, names, threads)
 
 

@@ -142,8 +142,8 @@ Workers = Annotated[
         "--workers",
         panel=_WORKERS,
         metavar="N",
-        help="Processes that each load the model, 1 to 64, or auto: one for each GPU. "
-        "Default: auto.",
+        help="Processes that each load the model, 1 to 64, or auto: one for each GPU; "
+        "on a CPU up to 4, as cores and memory allow. Default: auto.",
     ),
 ]
 Cluster = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 
 from tokenreduce.errors import CapacityError
 
+_MEMORY = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
@@ -35,6 +37,17 @@ def host_peak_bytes() -> int:
 def host_bytes() -> int | None:
     """Resident set of this process now, or None where only its peak can be known."""
     return _status_bytes("VmRSS")
+
+
+def host_free_bytes() -> int | None:
+    """Of the host's memory, what processes could still take; None where it cannot be known."""
+    try:
+        for line in _MEMORY.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def reset_host_peak() -> bool:

@@ -130,11 +130,21 @@ class LocalPool:
             self._told.put(Died(worker, process.reason or ending))
 
 
-def devices(asked: str, workers: str | int, cores: int) -> tuple[dict[str, str], int | None]:
+MOST_ON_CPU = 4
+"""Workers on a CPU, where nothing else is said: beyond that, memory goes faster than time."""
+
+_WORKER_BYTES = 1 << 30
+"""Of a worker on a CPU beside the weights: libraries, a few clips' frames and features."""
+
+
+def devices(
+    asked: str, workers: str | int, cores: int, weights_bytes: int = 0, free_bytes: int = 0
+) -> tuple[dict[str, str], int | None]:
     """The workers' names and devices, and how many threads of the CPU each has.
 
-    asked: the device setting; workers: "auto" is one for each GPU, else one. Numbers beyond the
-    GPUs share them in turn, as does whatever is asked of one named device.
+    asked: the device setting; workers: "auto" is one for each GPU, on a CPU `fitting`, else one.
+    Numbers beyond the GPUs share them in turn, as does whatever is asked of one named device.
+    weights_bytes: of the checkpoint's files; free_bytes: of the host's memory.
     """
     import torch
 
@@ -142,7 +152,11 @@ def devices(asked: str, workers: str | int, cores: int) -> tuple[dict[str, str],
     if asked in ("auto", "cuda") and torch.cuda.is_available():
         gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     among = list(gpus) or [asked]
-    count = len(among) if workers == "auto" else int(workers)
+    on_cpu = asked == "cpu" or (
+        asked == "auto" and not gpus and not torch.backends.mps.is_available()
+    )
+    alone = fitting(cores, weights_bytes, free_bytes) if on_cpu else len(among)
+    count = alone if workers == "auto" else int(workers)
     names: dict[str, str] = {}
     for index in range(count):
         device = among[index % len(among)]
@@ -150,3 +164,11 @@ def devices(asked: str, workers: str | int, cores: int) -> tuple[dict[str, str],
         round_ = index // len(among)
         names[name if count <= len(among) else f"{name}/{round_ + 1}"] = device
     return names, None if gpus or count == 1 else max(1, cores // count)
+
+
+def fitting(cores: int, weights_bytes: int, free_bytes: int) -> int:
+    """Workers on a CPU: one process cannot keep several cores busy with a small model, for one
+    thread at a time runs Python. As many as there are cores, up to MOST_ON_CPU, and as half of the
+    free memory holds, at least one."""
+    each = 2 * weights_bytes + _WORKER_BYTES  # stored in half, computed in single precision
+    return max(1, min(cores, MOST_ON_CPU, free_bytes // 2 // each))

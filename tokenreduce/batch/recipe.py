@@ -77,6 +77,12 @@ class Recipe:
         check(self.model, self.placing.revision)
 
     @cached_property
+    def weights_bytes(self) -> int:
+        """Of the checkpoint's files. After `check`."""
+        folder = weights_folder(resolve(self.model, self.placing.revision))
+        return sum(path.stat().st_size for path in weight_files(folder, self.model))
+
+    @cached_property
     def facts(self) -> dict[str, str]:
         """All that changes an answer, by name, for people. After `check`.
 
