@@ -14,7 +14,7 @@ GIB = 1 << 30
 def test_a_cpu_has_as_many_workers_as_cores_and_shares_its_threads() -> None:
     assert devices("cpu", "auto", 2, 10_000_000, 16 * GIB) == ({"cpu/1": "cpu", "cpu/2": "cpu"}, 1)
     names, threads = devices("cpu", "auto", 16, 10_000_000, 64 * GIB)
-    assert len(names) == MOST_ON_CPU and threads == 4
+    assert (len(names), threads) == (MOST_ON_CPU, 4)
 
 
 def test_a_large_model_is_loaded_once_on_a_cpu_and_has_all_its_threads() -> None:
@@ -40,7 +40,7 @@ def test_each_gpu_has_a_worker_and_further_ones_share_them(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert devices("auto", "auto", 16) == ({"cuda:0": "cuda:0", "cuda:1": "cuda:1"}, None)
     names, threads = devices("auto", 3, 16)
-    assert list(names.values()) == ["cuda:0", "cuda:1", "cuda:0"] and threads is None
+    assert (list(names.values()), threads) == (["cuda:0", "cuda:1", "cuda:0"], None)
     assert devices("cuda:1", "auto", 16) == ({"cuda:1": "cuda:1"}, None)
 
 
