@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tokenreduce import memory
+from tokenreduce.behind import Behind
 from tokenreduce.budget import Layout
 from tokenreduce.clock import Clock
 from tokenreduce.errors import SettingError
@@ -119,16 +120,22 @@ def see(
         plan.merge_site,
     )
 
+    def reduce(features: Tensor, evidence: Evidence, stands: Sequence[int]) -> None:
+        for part in _filled_in(stands) if plan.fills_in else (torch.arange(len(stands)),):
+            reducer.add(features[part.to(features.device)], evidence.rows(part))
+
+    behind = Behind(model, plan.needs, clock, reduce)
+
     def take(pixels: Tensor, stands: Sequence[int]) -> None:
         with in_turn(turn, clock):
-            features, evidence = model.look(pixels, plan.needs)
-            memory.synchronise(model.device)
-            with clock.within("reduce"):
-                for part in _filled_in(stands) if plan.fills_in else (torch.arange(len(stands)),):
-                    reducer.add(features[part.to(features.device)], evidence.rows(part))
-                memory.synchronise(model.device)
+            behind.add(pixels, stands)
 
-    watched = watch(decoder, subject, plan, spec.vision.image_size, clock, take, sheet)
+    def last() -> None:
+        with in_turn(turn, clock):
+            behind.finish()
+
+    size, pinned = spec.vision.image_size, model.device.type == "cuda"
+    watched = watch(decoder, subject, plan, size, clock, take, sheet, last=last, pinned=pinned)
     layout = spec.layout(reducer.frames)
     budget = plan.budget_for(layout.available)
     with clock.part("reduce"):

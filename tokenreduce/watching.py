@@ -75,11 +75,16 @@ def watch(
     clock: Clock,
     take: Callable[[Tensor, Sequence[int]], None],
     sheet: Sheet | None = None,
+    *,
+    last: Callable[[], None] | None = None,
+    pinned: bool = False,
 ) -> Watched:
     """Gives `take` uint8 (f, size, size, 3), at most CHUNK frames at a time, in order of time, and
     for how many sampled frames each stands.
 
-    sheet: gets each of them, too. Raises InputError if no frame can be decoded.
+    sheet: gets each of them, too. last: called after the last of them. pinned: in page-locked
+    memory, from which a GPU copies while something else goes on. Raises InputError if no frame can
+    be decoded.
     """
     count = plan.frames
     if plan.fps is not None:
@@ -101,12 +106,15 @@ def watch(
     source = decoder.stream(subject.probe.path, request, subject.probe)
     for frames, stands in _chunks(source, seen, clock):
         with clock.within("encode"):
-            take(torch.from_numpy(np.stack([frame.pixels for frame in frames])), stands)
+            take(_stacked(frames, pinned=pinned), stands)
         if sheet is not None:
             for frame in frames:
                 sheet.add(frame.seconds, frame.pixels)
         clock.advance("encode", sum(seen.stands[: seen.given]))
     clock.end("decode")
+    if last is not None:
+        with clock.within("encode"):
+            last()
     clock.end("encode")
     watched = Watched(
         tuple(seen.seconds),
@@ -118,6 +126,14 @@ def watch(
     )
     tell(watched, plan, clock)
     return watched
+
+
+def _stacked(frames: Sequence[Frame], *, pinned: bool) -> Tensor:
+    """uint8 (f, size, size, 3)"""
+    shape = (len(frames), *frames[0].pixels.shape)
+    pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+    np.stack([frame.pixels for frame in frames], out=pixels.numpy())
+    return pixels
 
 
 @dataclass

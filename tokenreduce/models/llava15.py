@@ -130,7 +130,7 @@ class Llava15:
     def embed(self, frames: Tensor) -> Tensor:
         """uint8 (f, S, S, 3) to what enters the first layer (f, 1 + patches, width)."""
         tower = self.host.model.vision_tower
-        pixels = pixel_values(frames.to(self.device), self.spec).to(self.dtype)
+        pixels = pixel_values(frames.to(self.device, non_blocking=True), self.spec).to(self.dtype)
         embedded: Tensor = tower.pre_layrnorm(tower.embeddings(pixels))
         return embedded
 

@@ -120,7 +120,7 @@ class LlavaVideo:
         return torch.cat([part[0] for part in parts]), Evidence.cat([part[1] for part in parts])
 
     def _look(self, frames: Tensor, needs: frozenset[Need]) -> tuple[Tensor, Evidence]:
-        pixels = pixel_values(frames.to(self.device), self.spec).to(self.dtype)
+        pixels = pixel_values(frames.to(self.device, non_blocking=True), self.spec).to(self.dtype)
         tower = self.host.model.vision_tower
         before: list[Tensor] = []
         hidden = tower.embeddings(pixels)
@@ -137,7 +137,7 @@ class LlavaVideo:
         tower = self.host.model.vision_tower
         parts = []
         for part, own in batches_within(frames, within, self.device):
-            pixels = pixel_values(part.to(self.device), self.spec).to(self.dtype)
+            pixels = pixel_values(part.to(self.device, non_blocking=True), self.spec).to(self.dtype)
             hidden = tower.embeddings(pixels)
             parts.append(reduce_within(tower.encoder.layers, hidden, own, needs, self.spec))
         tokens = joined([left.with_x(self.project(left.x)) for left, _ in parts])
