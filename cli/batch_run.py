@@ -28,7 +28,7 @@ from tokenreduce.video.inputs import shown
 
 from . import render
 from .batch_view import BatchView
-from .batch_workers import hired
+from .batch_workers import check_device, hired
 from .sessions import recipe_of
 from .settings import Chosen
 
@@ -67,6 +67,7 @@ class Run:
     ) -> int:
         """Asks what is listed and not there yet; the exit code. again: failed rows, too, which
         were asked with these settings. Raises SettingError where they are others by now."""
+        check_device(self._recipe, self._numbers, quiet=self._quiet)
         self._recipe.check(self._downloading)
         if again is not None:
             self._require(again)

@@ -16,6 +16,20 @@ from tokenreduce.memory import host_free_bytes
 from . import render
 
 
+def check_device(recipe: Recipe, numbers: Mapping[str, Any], *, quiet: bool) -> None:
+    """Raises CapacityError for a device that this machine lacks, before anything is downloaded; a
+    cluster's nodes have others. Only asks: the card is started by the workers, each its own."""
+    if numbers["cluster"] is not None:
+        return
+    from tokenreduce.models.device_check import left_aside
+    from tokenreduce.models.placement import choose_device
+
+    choose_device(recipe.placing.device)
+    told = left_aside(recipe.placing.device)
+    if told is not None and not quiet:
+        render.warning(told)
+
+
 @contextmanager
 def hired(
     recipe: Recipe, numbers: Mapping[str, Any], listing: Listing, *, quiet: bool

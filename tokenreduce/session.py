@@ -15,7 +15,7 @@ from tokenreduce.cache.store import Cache
 from tokenreduce.clock import Clock
 from tokenreduce.events import Watcher, ignore
 from tokenreduce.models.base import Stem, VideoModel, never
-from tokenreduce.models.load import check, load, read_spec
+from tokenreduce.models.load import check, load, placed, read_spec
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.opening import Kept, Opened, Wanted, opened
 from tokenreduce.plan import Overrides, Plan, check_context, check_question
@@ -210,6 +210,8 @@ class Session:
 
     def _open(self, clock: Clock) -> Opened:
         if self._opened is None:
+            if isinstance(self._model, str):
+                placed(self._model, **asdict(self._placing), warn=clock.warn)
             spec = self._spec()
             found = opened(self._wanted, spec, self._child, self._kept(), clock)
             if isinstance(self._model, str):

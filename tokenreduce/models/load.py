@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 
 from tokenreduce.events import Watcher, ignore
 from tokenreduce.models.base import VideoModel
+from tokenreduce.models.device_check import check_device, check_room, left_aside
 from tokenreduce.models.families import FAMILIES, family_of
 from tokenreduce.models.files import CONFIG, read_json
 from tokenreduce.models.locate import (
@@ -16,9 +18,9 @@ from tokenreduce.models.locate import (
     spec_in,
     weights_folder,
 )
-from tokenreduce.models.placement import place
+from tokenreduce.models.placement import Placement, choose_device, place
 
-__all__ = ["FAMILIES", "check", "load", "read_spec"]
+__all__ = ["FAMILIES", "check", "load", "placed", "read_spec"]
 
 
 def check(name: str, revision: str | None = None) -> None:
@@ -34,6 +36,29 @@ def check(name: str, revision: str | None = None) -> None:
     spec, config = spec_in(folder, source.name), read_json(folder / CONFIG, source.name)
     family = import_module(family_of(source.name, config).module)
     family.check_model(folder, spec, config)
+
+
+def placed(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str = "auto",
+    revision: str | None = None,
+    warn: Callable[[str], None],
+) -> Placement:
+    """Where and how `load` would put the model, with all refused that can be without its weights.
+
+    The device is asked first, before even the configuration of a model that is not here. warn: told
+    where "auto" leaves a card aside. Raises what `load` raises for settings and devices.
+    """
+    check_device(choose_device(device))
+    if (told := left_aside(device)) is not None:
+        warn(told)
+    spec = read_spec(name, revision)
+    placement = place(device, dtype, quantize, spec.text)
+    check_room(name, spec, placement.quantize, placement.dtype, placement.device)
+    return placement
 
 
 def load(
@@ -59,6 +84,7 @@ def load(
     source = resolve(name, revision)
     spec = spec_in(config_folder(source), source.name)
     placement = place(device, dtype, quantize, spec.text)
+    check_room(source.name, spec, placement.quantize, placement.dtype, placement.device)
     folder = weights_folder(source, on_event)
     # Read again: a download may have brought a newer configuration than the cache held.
     spec = spec_in(folder, source.name)

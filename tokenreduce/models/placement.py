@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from tokenreduce.errors import CapacityError, SettingError
+from tokenreduce.models.device_check import ADVICE, available, check_device, check_kernels, why_not
 from tokenreduce.models.quantize import Quantize, choose
 from tokenreduce.models.spec import TextSpec
 
@@ -30,16 +31,20 @@ class Placement:
 def place(device: str, dtype: str, quantize: str, text: TextSpec) -> Placement:
     """The three settings made definite for this machine and this size of model.
 
-    Raises SettingError for a name that does not exist, CapacityError for an absent device.
+    Raises SettingError for a name that does not exist, CapacityError for a device that is absent
+    or cannot do it.
     """
     where = choose_device(device)
-    return Placement(where, choose_dtype(dtype, where), choose(quantize, text, where))
+    check_device(where)
+    placement = Placement(where, choose_dtype(dtype, where), choose(quantize, text, where))
+    check_kernels(placement.quantize, where)
+    return placement
 
 
 def choose_device(asked: str) -> torch.device:
     """ "auto" is cuda, else mps, else cpu. "cuda:1" and so on name one of several."""
     if asked == "auto":
-        if torch.cuda.is_available():
+        if available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", asked):
@@ -47,13 +52,14 @@ def choose_device(asked: str) -> torch.device:
     device = torch.device(asked)
     present = {
         "cpu": 1,
-        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "cuda": torch.cuda.device_count() if available() else 0,
         "mps": int(torch.backends.mps.is_available()),
     }[device.type]
     if (device.index or 0) >= present:
+        why = f" ({why_not()})" if device.type == "cuda" and not present else ""
         raise CapacityError(
             f"device {asked}: this machine has {present} {device.type} devices that torch "
-            f"{torch.__version__} can use; choose auto or cpu"
+            f"{torch.__version__} can use{why}; choose auto or cpu, or {ADVICE}"
         )
     return device
 
