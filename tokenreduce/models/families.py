@@ -19,7 +19,8 @@ class Family:
     describes  whether a config.json is of this family
     read_spec  (name, config.json, preprocessor_config.json or {}) to a ModelSpec, or ModelError
     module     holds `open_model(folder, spec, config, placement) -> VideoModel` and
-               `check_model(folder, spec, config)`; named and not imported: it imports torch
+               `check_model(folder, spec, config) -> dict[str, Stored]`, the tensors of the files
+               by the names that the model gives them; named and not imported: it imports torch
     """
 
     title: str

@@ -26,6 +26,7 @@ from tokenreduce.models.chat import VICUNA, Chat
 from tokenreduce.models.evidence import evidence_of
 from tokenreduce.models.fields import Config
 from tokenreduce.models.llava15_config import text_section, vision_section
+from tokenreduce.models.mapped import Stored
 from tokenreduce.models.placement import Placement
 from tokenreduce.models.quantize import Quantize, verify
 from tokenreduce.models.spec import ModelSpec
@@ -182,10 +183,11 @@ class Llava15:
         )
 
 
-def check_model(folder: Path, spec: ModelSpec, config: Config) -> None:
-    """Whether the files hold what `config` says, by their headers. Raises ModelError."""
+def check_model(folder: Path, spec: ModelSpec, config: Config) -> dict[str, Stored]:
+    """The tensors of the files, if they are what `config` says, by their headers alone. Raises
+    ModelError."""
     wanted = host_config(spec.name, config)
-    check_headers(HostedLlava, wanted, folder, spec.name, names_of(spec))
+    return check_headers(HostedLlava, wanted, folder, spec.name, names_of(spec))
 
 
 def open_model(folder: Path, spec: ModelSpec, config: Config, placement: Placement) -> Llava15:

@@ -28,6 +28,7 @@ from tokenreduce.models.chat import Chat
 from tokenreduce.models.evidence import evidence_of
 from tokenreduce.models.fields import Config
 from tokenreduce.models.llava_config import format_of, text_section, vision_section
+from tokenreduce.models.mapped import Stored
 from tokenreduce.models.placement import Placement
 from tokenreduce.models.quantize import Quantize, verify
 from tokenreduce.models.spec import ModelSpec
@@ -217,10 +218,13 @@ class LlavaVideo:
         )
 
 
-def check_model(folder: Path, spec: ModelSpec, config: Config) -> None:
-    """Whether the files hold what `config` says, by their headers. Raises ModelError."""
+def check_model(folder: Path, spec: ModelSpec, config: Config) -> dict[str, Stored]:
+    """The tensors of the files, if they are what `config` says, by their headers alone. Raises
+    ModelError."""
     names = names_of(spec, config)
-    check_headers(HostedLlavaOnevision, host_config(spec.name, config), folder, spec.name, names)
+    return check_headers(
+        HostedLlavaOnevision, host_config(spec.name, config), folder, spec.name, names
+    )
 
 
 def open_model(folder: Path, spec: ModelSpec, config: Config, placement: Placement) -> LlavaVideo:

@@ -7,14 +7,16 @@ NF4 as in QLoRA (arXiv 2305.14314) with double quantisation, which saves 0.3 GB 
 from __future__ import annotations
 
 from collections import Counter
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
 from tokenreduce.errors import ModelError, SettingError
+from tokenreduce.models.saved import BLOCK
 from tokenreduce.models.spec import TextSpec
 
 Quantize = Literal["nf4", "int8", "none"]
@@ -65,6 +67,34 @@ def bits_config(quantize: Quantize) -> Any:
         bnb_4bit_use_double_quant=True,
         llm_int8_skip_modules=list(_SKIP),
     )
+
+
+def quantised(weight: Tensor) -> dict[str, Tensor]:
+    """A matrix as NF4, on its device: the codes under "", and beside them by suffix what
+    bitsandbytes needs to read them.
+
+    weight: (rows, columns), contiguous, in the dtype it would be loaded in. The same bits as
+    quantising while loading gives on that device.
+    """
+    functional: Any = import_module("bitsandbytes.functional")
+    codes, state = functional.quantize_4bit(
+        weight,
+        blocksize=BLOCK,
+        compress_statistics=True,
+        quant_type="nf4",
+        quant_storage=torch.uint8,
+    )
+    parts: dict[str, Tensor] = state.as_dict(packed=True)
+    return {"": codes, **{f".{suffix}": part for suffix, part in parts.items()}}
+
+
+def promise_dtype(model: nn.Module, dtype: torch.dtype) -> None:
+    """The matrices of a model that was saved quantised give weights of `dtype`, as if they had been
+    quantised from it now; saved with them is the dtype they had then."""
+    for module in model.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None:
+            state.dtype = dtype
 
 
 def verify(model: nn.Module, language: nn.Module, quantize: Quantize) -> None:

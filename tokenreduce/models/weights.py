@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import logging as python_logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from tokenreduce import memory
 from tokenreduce.errors import ModelError
-from tokenreduce.models.files import listed, weight_files
+from tokenreduce.models.files import CONFIG, listed, read_json, weight_files
+from tokenreduce.models.mapped import Stored, later, opened, stored_in
 from tokenreduce.models.placement import Placement
-from tokenreduce.models.quantize import bits_config
+from tokenreduce.models.quantize import bits_config, promise_dtype
+from tokenreduce.models.saved import STATE, check_state, is_matrix, packed, stored_quantize
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -64,20 +64,24 @@ def load_weights(
     CapacityError if the device's memory does not suffice.
     """
     stored = check_headers(kind, config, folder, name, names)
-    if placement.quantize != "none":
+    bits: Any = bits_config(placement.quantize)
+    if bits is not None:
         # It reports at every layer that it casts, and that an optional CPU kernel is absent.
         python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
+    whole = stored_quantize(read_json(folder / CONFIG, name), name) is None
+    if not whole:  # by this transformers knows that the files hold codes, and not weights
+        config.quantization_config = bits.to_dict()
     loader: Any = kind  # its signature does not know that two things come back
     with quiet(), memory.sufficient(too_small(name, placement)):
         # Given tensors and not the folder, in which transformers would look for adapters, pickled
-        # metadata and generation settings. They are maps of the files: no copy is made here.
+        # metadata and generation settings. Each is read when its turn comes.
         model, report = loader.from_pretrained(
             None,
-            state_dict=_mapped(stored),
+            state_dict=later(stored),
             config=config,
             dtype=placement.dtype,
             device_map={"": placement.device},
-            quantization_config=bits_config(placement.quantize),
+            quantization_config=bits if whole else None,
             generation_config=GenerationConfig(),
             output_loading_info=True,
         )
@@ -88,78 +92,77 @@ def load_weights(
     ]
     if wrong:
         raise ModelError(f"{name}: {listed(wrong)} could not be loaded; please report it")
+    if not whole:
+        promise_dtype(model, placement.dtype)
     loaded: _Model = model.eval().requires_grad_(False)
     return loaded
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file, under the name it has there."""
-
-    path: Path
-    key: str
-    shape: tuple[int, ...]
 
 
 def check_headers(
     kind: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, name: str, names: Names
 ) -> dict[str, Stored]:
-    """The tensors of `kind` by the names that it gives them, spare ones left out.
+    """The tensors of `kind` by the names that it gives them, spare ones left out; of a model that
+    was saved quantised, also those that stand beside its packed matrices.
 
     Raises ModelError unless the files hold each of them once and in shape, and no other.
     """
-    try:
-        with torch.device("meta"), quiet():
-            empty = kind(config)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{name}: no model can be built from config.json: {reason}") from error
+    empty = empty_model(kind, config, name)
     wanted = {key: tuple(tensor.shape) for key, tensor in empty.state_dict().items()}
     tied = set(getattr(empty, "all_tied_weights_keys", None) or ())
-    found = {names.rename(one.key): one for one in _stored(weight_files(folder, name))}
-    missing = _other_than(wanted.keys() - found.keys() - tied, names.optional)
+    found = {names.rename(one.key): one for one in stored_in(weight_files(folder, name))}
+    quantised = stored_quantize(read_json(folder / CONFIG, name), name) is not None
+    matrices = {k: shape for k, shape in wanted.items() if quantised and is_matrix(k, shape)}
+    beside = {part for key, shape in matrices.items() for part in packed(key, shape)} - set(wanted)
+    expected = wanted.keys() | beside
+    missing = _other_than(expected - found.keys() - tied, names.optional)
     if missing:
         raise ModelError(f"{name}: tensor {listed(missing)} missing in its safetensors files")
-    unexpected = _other_than(found.keys() - wanted.keys(), names.spare)
+    for key, one in found.items():
+        if one.dtype not in _FLOATS and key not in beside and key not in matrices:
+            raise ModelError(f"{one.path}: {one.key} is {one.dtype}, not a float")
+    unexpected = _other_than(found.keys() - expected, names.spare)
     if unexpected:
         raise ModelError(
             f"{name}: unexpected tensor {listed(unexpected)}; the files do not fit config.json"
         )
-    for key in wanted.keys() & found.keys():
+    for key in (wanted.keys() & found.keys()) - matrices.keys():
         if wanted[key] != found[key].shape:
             raise ModelError(
                 f"{name}: tensor {key} is {found[key].shape}, not {wanted[key]} as config.json says"
             )
-    return {key: one for key, one in found.items() if key in wanted}
+    _check_packed(matrices, found, name)
+    return {key: one for key, one in found.items() if key in expected}
 
 
-def _stored(paths: Sequence[Path]) -> Iterator[Stored]:
-    """All tensors, from the files' headers. Raises ModelError for a damaged file."""
-    seen: set[str] = set()
-    for path in paths:
-        try:
-            with safe_open(path, "pt") as file:
-                for key in file.keys():  # noqa: SIM118  # not a dict
-                    piece = file.get_slice(key)
-                    if piece.get_dtype() not in _FLOATS:
-                        raise ModelError(f"{path}: {key} is {piece.get_dtype()}, not a float")
-                    if key in seen:
-                        raise ModelError(f"{path}: holds {key} once more; remove stale files")
-                    seen.add(key)
-                    yield Stored(path, key, tuple(piece.get_shape()))
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: not readable as safetensors ({error})") from error
+def empty_model(kind: type[_Model], config: PreTrainedConfig, name: str) -> _Model:
+    """The model without any weight, on torch's meta device. Raises ModelError."""
+    try:
+        with torch.device("meta"), quiet():
+            return kind(config)
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{name}: no model can be built from config.json: {reason}") from error
 
 
-def _mapped(stored: dict[str, Stored]) -> dict[str, Tensor]:
-    """Every tensor, backed by its file and read when it is used."""
-    tensors: dict[str, Tensor] = {}
-    for path in {one.path for one in stored.values()}:
-        with safe_open(path, "pt") as file:
-            for name, one in stored.items():
-                if one.path == path:
-                    tensors[name] = file.get_tensor(one.key)
-    return tensors
+def _check_packed(
+    matrices: Mapping[str, tuple[int, ...]], found: Mapping[str, Stored], name: str
+) -> None:
+    """Raises ModelError unless each of the quantised matrices is stored as bitsandbytes would."""
+    states: dict[Path, dict[str, tuple[int, ...]]] = {}
+    for key, shape in matrices.items():
+        for part, (dtype, form) in packed(key, shape).items():
+            one = found[part]
+            if one.dtype != dtype or (form is not None and one.shape != form):
+                raise ModelError(
+                    f"{name}: tensor {part} is {one.dtype} {one.shape}, not {dtype} "
+                    f"{form or 'of any length'} as NF4 has it; pull the model again"
+                )
+        state = found[f"{key}.{STATE}"]
+        states.setdefault(state.path, {})[state.key] = shape
+    for path, keys in states.items():
+        with opened(path) as file:
+            for key, shape in keys.items():
+                check_state(bytes(file.get_tensor(key).tolist()), shape, f"{path}: {key}")
 
 
 def _other_than(names: set[str], patterns: Sequence[str]) -> list[str]:
