@@ -110,7 +110,7 @@ def _work(job: int, cells: Cells, asking: Asking) -> None:
 def _ask(
     decoder: Any, model: Any, index: int, left: Sequence[Cell], asking: Asking
 ) -> Iterator[dict[str, Any]]:
-    from tokenreduce import viewing
+    from tokenreduce import looking
     from tokenreduce.clock import Clock
     from tokenreduce.demo import clips
     from tokenreduce.models.base import Sampling
@@ -123,7 +123,7 @@ def _ask(
             planned.append((cell, settle(cell.preset, model.spec, cell.over, Sampling(8))))
         except SettingError as refused:  # a mean that a method cannot reach
             yield {"setting": cell.name, "index": index, "refused": str(refused), "answers": []}
-    encoded: dict[tuple[int, int], viewing.Encoded] = {}
+    encoded: dict[tuple[int, int], looking.Encoded] = {}
     for cell, plan in planned:
         key = (plan.frames, cell.crf)
         if key not in encoded:
@@ -133,7 +133,7 @@ def _ask(
             alike = [p for c, p in planned if (p.frames, c.crf) == key and p.merge is not None]
             needs = frozenset[Any]().union(*(p.merge.needs for p in alike if p.merge is not None))
             probe = decoder.probe(path)
-            encoded[key] = viewing.encode(decoder, model, probe, plan, Clock(), needs)
+            encoded[key] = looking.encode(decoder, model, probe, plan, Clock(), needs)
         yield _answers(cell, plan, encoded[key], model, index, (scene, asked))
     for path in asking.work.glob(f"clip-{index:03d}-*.mp4"):
         path.unlink()

@@ -13,12 +13,12 @@ from fractions import Fraction
 from tokenreduce.budget import Layout
 from tokenreduce.clock import Clock
 from tokenreduce.errors import SettingError, TokenReduceError
+from tokenreduce.looking import MOST_WHOLE
 from tokenreduce.models.base import Sampling
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.plan import Overrides, Plan, settle
 from tokenreduce.preset import Preset, load_preset
 from tokenreduce.recipes import stages_of
-from tokenreduce.viewing import MOST_WHOLE
 
 Wanted = tuple[str, Preset, Overrides]
 """A setting's label, and what it is before it is settled."""

@@ -12,6 +12,7 @@ import torch
 
 from tokenreduce.clock import Clock
 from tokenreduce.demo import clips
+from tokenreduce.looking import look
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.opening import Wanted
 from tokenreduce.plan import Overrides, Plan, of_video, settle
@@ -20,7 +21,7 @@ from tokenreduce.session import Session
 from tokenreduce.subject import Footage
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.types import End, Frame, Probe, Repeat
-from tokenreduce.viewing import look, merge, see
+from tokenreduce.viewing import merge, see
 from tokenreduce.watching import CHUNK, watch
 
 QUESTION = "How many stars appear?"
