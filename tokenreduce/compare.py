@@ -27,8 +27,9 @@ from tokenreduce.clock import Clock
 from tokenreduce.compared import Comparison, Refused, Row
 from tokenreduce.errors import CapacityError, SettingError, TokenReduceError
 from tokenreduce.events import Setting, Watcher, ignore
+from tokenreduce.looking import Encoded, look
 from tokenreduce.models.base import Sampling, VideoModel
-from tokenreduce.models.load import check, load, read_spec
+from tokenreduce.models.load import check, load, placed, read_spec
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.plan import Plan, check_question, of_video
 from tokenreduce.preset import Preset
@@ -38,7 +39,7 @@ from tokenreduce.subject import FilePath, Stills, Subject, probed, read_stills, 
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.inputs import shown
 from tokenreduce.video.types import Limits
-from tokenreduce.viewing import Encoded, look, merge
+from tokenreduce.viewing import merge
 
 __all__ = ["Comparison", "Refused", "Row", "compare"]
 
@@ -74,10 +75,13 @@ def compare(
     is decoded where that can be told, and a refusal where every setting is refused.
     """
     asked, files = check_question(question), told_apart(path)
+    clock = Clock(watch)
+    if isinstance(model, str):
+        where = {"device": device, "dtype": dtype, "quantize": quantize}
+        placed(model, revision=revision, **where, warn=clock.warn)
     spec = read_spec(model, revision=revision) if isinstance(model, str) else model.spec
     sampling = Sampling(max_new_tokens, 0.0, seed)
     every = wanted(spec, presets, methods, mean_budgets, budgets, preset, frames)
-    clock = Clock(watch)
     stills = read_stills(files, spec, clock) if files.pictures else None
     laid = stills.layouts(spec) if stills else ()
     cells = with_references([settled(one, spec, sampling, laid) for one in every])
