@@ -1,6 +1,7 @@
 """A prompt in, an answer out piece by piece, with what it took; knows no family of models.
 
-Decoding is transformers' own `generate`; only the prompt is read by this project's prefill.
+Drawing, stopping and streaming are transformers' own `generate`; the prompt is read by this
+project's prefill, and on CUDA each token after it is computed by its stepper.
 """
 
 from __future__ import annotations
@@ -17,8 +18,19 @@ from transformers import GenerationConfig
 from tokenreduce.cost import AFRESH, Reused
 from tokenreduce.engine.prefill import cache_bytes
 from tokenreduce.engine.stem import Stem
+from tokenreduce.engine.stepper import chosen
 from tokenreduce.engine.stream import TextStream
-from tokenreduce.engine.types import Generation, Plan, Prefilled, Prompt, Prune, Sampling, never
+from tokenreduce.engine.types import (
+    Decoding,
+    Generation,
+    Plan,
+    Prefilled,
+    Prompt,
+    Prune,
+    Sampling,
+    Way,
+    never,
+)
 from tokenreduce.result import FinishReason
 
 Decode = Callable[[list[int]], str]
@@ -38,6 +50,7 @@ def generate(
     *,
     stem: Stem | None = None,
     stop: Callable[[], bool] = never,
+    way: Way = "auto",
 ) -> Generation:
     """Answers `prompt` with a hosted model that `host.prepare` has seen.
 
@@ -46,12 +59,15 @@ def generate(
     what they raise, a KeyboardInterrupt above all, stops the generation and propagates.
     stem: of earlier questions of this model, empty before the first; the one for the next comes
     back. stop() is asked after each token: with True the answer so far is all of it.
+    way: how tokens after the first are computed; none changes which they are, and the result says
+    which it was.
     torch's random state is afterwards what it was before.
     """
     device = prompt.embeds.device
     stream = TextStream(decode, eos_ids, on_text)
     clock = _Clock(device, on_prefill)
-    plan = Plan(prompt, tuple(prunes), sampling.seed, clock.prefilled, stem)
+    steps, because = chosen(model, way, device)
+    plan = Plan(prompt, tuple(prunes), sampling.seed, clock.prefilled, stem, steps)
     stopping = _Stopping(stop)
     with torch.no_grad(), _seeded(device, sampling.seed):
         ids = model.generate(
@@ -74,6 +90,7 @@ def generate(
         kv_cache_bytes=clock.kv_cache_bytes,
         reused=clock.reused,
         stem=clock.stem,
+        decoding=Decoding("stock", because) if steps is None else steps.decoding,
     )
 
 

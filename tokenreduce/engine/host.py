@@ -1,8 +1,9 @@
 """transformers' model classes with one more argument; the one place where they are subclassed.
 
 A hosted model that is called with a plan and an empty cache reads the prompt by this project's
-prefill, in which tokens leave. Everything else (loading, decoding, sampling, stopping, streaming)
-is stock: `generate(inputs_embeds=prompt.embeds, plan=plan)`. Knows nothing about checkpoints.
+prefill, in which tokens leave; with `plan.steps` it computes each further token by those. All else
+(loading, sampling, stopping, streaming) is stock: `generate(inputs_embeds=prompt.embeds,
+plan=plan)`. Knows nothing about checkpoints.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import (
+    Cache,
     DynamicCache,
     LlamaForCausalLM,
     LlavaForConditionalGeneration,
@@ -23,6 +25,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from tokenreduce.cost import AFRESH, Reused
 from tokenreduce.engine import prefill
 from tokenreduce.engine.attention import make_observable
+from tokenreduce.engine.slots import SlotCache
 from tokenreduce.engine.state import resume, start
 from tokenreduce.engine.types import Plan, Prefilled
 from tokenreduce.errors import SettingError
@@ -42,7 +45,7 @@ class Host:
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: DynamicCache | None = None,
+        past_key_values: DynamicCache | SlotCache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -57,11 +60,15 @@ class Host:
         """
         if plan is not None:
             given = inputs_embeds if inputs_embeds is not None else input_ids
-            _check(given, attention_mask, past_key_values)
-            if past_key_values is not None and past_key_values.get_seq_length() == 0:
+            _check(given, attention_mask, past_key_values, plan)
+            if isinstance(past_key_values, DynamicCache) and past_key_values.get_seq_length() == 0:
                 read = read_prompt(self, plan, past_key_values)
                 plan.done(read)
                 return CausalLMOutputWithPast(logits=read.logits, past_key_values=read.cache)
+            if plan.steps is not None and past_key_values is not None:
+                embeds = _embedded(self, input_ids) if inputs_embeds is None else inputs_embeds
+                logits, cache = plan.steps(self, past_key_values, embeds, position_ids)
+                return CausalLMOutputWithPast(logits=logits, past_key_values=cache)
         stock = super().forward  # type: ignore[misc]  # of the class after this one
         return stock(
             input_ids=input_ids,
@@ -121,9 +128,16 @@ def read_prompt(model: Any, plan: Plan, cache: DynamicCache) -> Prefilled:
     return Prefilled(logits, cache, state.per_layer, reused, stem)
 
 
-def _check(given: Tensor | None, mask: Tensor | None, cache: DynamicCache | None) -> None:
+def _embedded(model: Any, ids: Tensor | None) -> Tensor:
+    """(1, l, d) of ids (1, l)."""
+    embeds: Tensor = model.get_input_embeddings()(ids)
+    return embeds
+
+
+def _check(given: Tensor | None, mask: Tensor | None, cache: Cache | None, plan: Plan) -> None:
     """Refuses what a ragged cache cannot serve, before anything is computed."""
-    if given is None or not isinstance(cache, DynamicCache):
+    slotted = isinstance(cache, SlotCache) and plan.steps is not None
+    if given is None or not (slotted or isinstance(cache, DynamicCache)):
         raise SettingError(
             f"a plan needs inputs_embeds and a DynamicCache, not a {type(cache).__name__}: leave "
             "cache_implementation and use_cache as they are"
@@ -133,11 +147,12 @@ def _check(given: Tensor | None, mask: Tensor | None, cache: DynamicCache | None
             f"{given.shape[0]} sequences at once (a batch, num_beams or num_return_sequences): "
             "tokens are removed from one prompt at a time; ask once for each"
         )
-    if mask is not None and not bool(mask.all()):
+    # Looked at while the cache is still stock: each look waits for the device.
+    if mask is not None and not slotted and not bool(mask.all()):
         raise SettingError(
             "an attention_mask with zeros: give the prompt without padding, its embeddings alone"
         )
-    if cache.get_seq_length() > 0 and given.shape[1] != 1:
+    if cache is not None and cache.get_seq_length() > 0 and given.shape[1] != 1:
         raise SettingError(
             f"{given.shape[1]} tokens at once after the prompt: the layers hold different tokens, "
             "so decode one at a time (no assistant model)"

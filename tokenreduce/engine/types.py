@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:  # importing transformers takes longer than all else here
     from transformers import DynamicCache
 
     from tokenreduce.engine.stem import Stem
+    from tokenreduce.engine.stepper import Stepper
+
+Road = Literal["stock", "slots", "graphs"]
+"""How tokens after the first are computed: transformers' own forward; a cache whose tensors stay in
+place; and that one replayed by CUDA graphs."""
+
+Way = Literal["auto", "stock", "slots"]
+"""What may be asked for: "auto" is graphs where they can be, else stock."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ class Plan:
     seed  of methods that draw
     done  called once the prompt has been read
     stem  of earlier questions, to be read on from and kept; None keeps nothing
+    steps  runs each further token, and empties the cache that was called with; None: stock
     """
 
     prompt: Prompt
@@ -89,6 +98,7 @@ class Plan:
     seed: int = 0
     done: Callable[[Prefilled], None] = _ignore
     stem: Stem | None = None
+    steps: Stepper | None = None
 
 
 def never() -> bool:
@@ -123,6 +133,23 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """How the tokens after the first were computed.
+
+    because      why not by graphs where they were wanted; empty if they were not, or if so
+    cache_bytes  of the cache of slots when it was largest; 0 for stock
+    recordings   of graphs, one for each time that the slots were laid out
+    seconds      that recording took
+    """
+
+    road: Road = "stock"
+    because: str = ""
+    cache_bytes: int = 0
+    recordings: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Generation:
     """What came out and what it took.
 
@@ -134,6 +161,7 @@ class Generation:
     kv_cache_bytes   of the cache right after the prefill
     reused           what of the prompt a stem had
     stem             for a further question; None where none was given
+    decoding         how the tokens after the first were computed
     """
 
     text: str
@@ -145,3 +173,4 @@ class Generation:
     kv_cache_bytes: int
     reused: Reused = AFRESH
     stem: Stem | None = None
+    decoding: Decoding = Decoding()
