@@ -96,7 +96,7 @@ def check_room(
     if needed <= total:
         raise CapacityError(
             f"device {device}: {free / 2**30:.1f} of its {total / 2**30:.1f} GiB are free, and "
-            f"{weights}; end what else uses the card: {ADVICE} to see it"
+            f"{weights}; end what else uses the card; to see what, {ADVICE}"
         )
     fits = weight_bytes(spec, "nf4", dtype) <= total
     raise CapacityError(
