@@ -84,7 +84,7 @@ def clock(device: torch.device) -> float:
 
 
 @dataclass(frozen=True)
-class _Timed:
+class Timed:
     """A method that writes down, on `spent`, the seconds of each choice it makes."""
 
     inner: Method
@@ -217,7 +217,7 @@ class Bench:
         tokens = Tokens.fresh(visual).bare()
         del visual  # it stands in the prompt now
         prune = self.prune(case)
-        timed = _Timed(prune.method, self.device)
+        timed = Timed(prune.method, self.device)
         stack = stack_of(self.model)
         if case.way == "stock":
             stack.set_attn_implementation("sdpa")  # type: ignore[attr-defined]  # untyped there

@@ -1,0 +1,228 @@
+"""A random-weight LLaVA-Video-7B on the GPU that is here: speed, memory, and what fits.
+
+    python -m benchmarks.gpu                                # everything, under 9 minutes on an H200
+    python -m benchmarks.gpu --sections prefill-nf4,decode  # some of it
+    python -m benchmarks.gpu --resume                       # what this commit and card lack yet
+    python -m benchmarks.gpu --tiny --device cpu --no-save  # a look without a GPU; means nothing
+
+Most wanted first. Each finished section is written at once to results/gpu.json, in the place of the
+same section there; a section that would not end within --minutes is not begun. With --commit the
+name of the commit is given where there is no git. `python -m benchmarks.gpu_page` then writes
+docs/performance.md anew. See benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import gpu_decode, gpu_memory, gpu_prefill, gpu_profile, gpu_rows, gpu_video, record
+from benchmarks.gpu_bench import FULL, TINY, Bench, Scale
+from tokenreduce.errors import SettingError, TokenReduceError
+
+NAME = "gpu"
+Measure = Callable[[Bench], tuple[gpu_rows.Figures, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """minutes: it may take so many on a large card, making its model included. Guessed so far."""
+
+    measure: Measure
+    minutes: float
+
+
+SECTIONS: Mapping[str, Section] = {
+    "prefill-bf16": Section(partial(gpu_prefill.prefill, kind="none"), 0.6),
+    "prefill-nf4": Section(partial(gpu_prefill.prefill, kind="nf4"), 0.7),
+    "decode": Section(gpu_decode.decoding, 0.8),
+    "first-token": Section(gpu_video.first_token, 1.2),
+    "longest": Section(gpu_video.longest, 1.5),
+    "small": Section(gpu_memory.small, 1.0),
+    "peak": Section(gpu_memory.peak, 0.2),
+    "prediction": Section(gpu_memory.prediction, 0.5),
+    "profile": Section(gpu_profile.profiles, 0.4),
+    "tower": Section(gpu_decode.tower, 1.2),
+    "importance": Section(gpu_prefill.scoring, 0.5),
+    "masked": Section(gpu_prefill.masking, 0.5),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 where every section that was begun came to its end; else 1."""
+    options = _parse(arguments)
+    begun = time.monotonic()
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("benchmarks.gpu: there is no CUDA device; --tiny --device cpu runs", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(
+            device,
+            _scale(options),
+            Path(options.folder or folder),
+            stand_in=options.stand_in,
+            left=lambda: begun + 60 * options.minutes - time.monotonic(),
+        )
+        return _run(bench, options)
+
+
+def _scale(options: argparse.Namespace) -> Scale:
+    scale = TINY if options.tiny else FULL
+    return scale if options.repeats is None else replace(scale, repeats=options.repeats)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    every = list(SECTIONS)
+    parser.add_argument("--sections", type=lambda text: text.split(","), default=every)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--minutes", type=float, default=9.0, help="for all (9)")
+    parser.add_argument("--repeats", type=int, help="alternating rounds (5; tiny: 1)")
+    parser.add_argument("--resume", action="store_true", help="skip what is there already")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, a few frames")
+    parser.add_argument("--folder", help="for the films; a temporary one by default")
+    parser.add_argument("--output", type=Path, default=record.RESULTS / f"{NAME}.json")
+    parser.add_argument("--no-save", action="store_true", help="print only")
+    parser.add_argument("--commit", help="its name; git is asked by default")
+    parser.add_argument("--stand-in", type=float, default=1.0, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if unknown := set(options.sections) - set(SECTIONS):
+        parser.error(f"no such section: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
+    return options
+
+
+def _run(bench: Bench, options: argparse.Namespace) -> int:
+    here = {
+        "commit": options.commit or record.commit(),
+        "card": card(bench.device),
+        "tiny": options.tiny,
+        "stand_in": options.stand_in,
+    }
+    found = stored(options.output)
+    failed = False
+    for name in (name for name in SECTIONS if name in options.sections):
+        if options.resume and same(found.get(name), here):
+            print(f"{name}: there already", flush=True)
+            continue
+        if bench.left() < 60 * SECTIONS[name].minutes and not options.tiny:
+            print(f"{name}: not begun, {bench.left():.0f} s are left", flush=True)
+            continue
+        done = _section(bench, name)
+        if done is None:
+            failed = True
+            continue
+        found[name] = {**record.where(), **here, **done}
+        print(table(name, found[name]), flush=True)
+        if not options.no_save:
+            save(options.output, found, here)
+    return int(failed)
+
+
+def _section(bench: Bench, name: str) -> dict[str, Any] | None:
+    """Its result; None where it came to no end, so that the sections after it are still run."""
+    begun = time.monotonic()
+    bench.clean()
+    try:
+        figures, details = SECTIONS[name].measure(bench)
+    except SettingError as error:  # no bitsandbytes, for one
+        why = f"not done: {error}"
+        figures, details = {row.key: why for row in gpu_rows.rows_of(name)}, {}
+    except (torch.OutOfMemoryError, TokenReduceError) as error:
+        if isinstance(error, TokenReduceError) and error.__cause__ is None:
+            _told(name)
+            return None
+        figures = dict.fromkeys((row.key for row in gpu_rows.rows_of(name)), gpu_rows.NO_FIT)
+        details = {"error": str(error).splitlines()[0]}
+    except Exception:
+        _told(name)
+        return None
+    seconds = time.monotonic() - begun
+    return {"seconds": seconds, "rows": gpu_rows.judged(name, figures), "details": details}
+
+
+def _told(name: str) -> None:
+    print(f"benchmarks.gpu: {name}: came to no end", file=sys.stderr)
+    traceback.print_exc()
+
+
+def card(device: torch.device) -> dict[str, Any]:
+    """What figures depend on beside the commit."""
+    if device.type != "cuda":
+        return {"name": "cpu"}
+    facts = torch.cuda.get_device_properties(device)
+    return {
+        "name": facts.name,
+        "memory_bytes": facts.total_memory,
+        "driver": _driver(),
+        "cuda": torch.version.cuda,
+        "torch": torch.__version__,
+    }
+
+
+def _driver() -> str | None:
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = done.stdout.split()
+    return lines[0] if lines else None
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """The sections written before."""
+    return dict(json.loads(path.read_text())["result"]) if path.exists() else {}
+
+
+def same(section: Mapping[str, Any] | None, here: Mapping[str, Any]) -> bool:
+    """Whether a stored section is of this commit, card and size. Changed files are no commit."""
+    commit = str(here["commit"])
+    if section is None or commit == "unknown" or commit.endswith("-dirty"):
+        return False
+    return all(section.get(key) == value for key, value in here.items())
+
+
+def save(path: Path, found: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Whole or not at all: a run may be ended at any moment."""
+    result = {name: found[name] for name in SECTIONS if name in found}
+    written = {"name": NAME, **record.where(), "commit": here["commit"], "card": here["card"]}
+    written |= {"machine": record.machine(), "result": result}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(written, indent=1, default=_plain) + "\n")
+    os.replace(beside, path)
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value)
+
+
+def table(name: str, section: Mapping[str, Any]) -> str:
+    """For the terminal."""
+    lines = [f"{name}: {section['seconds']:.1f} s"]
+    for row in gpu_rows.rows_of(name):
+        found = section["rows"][row.key]
+        mark = {True: "met", False: "NOT MET", None: ""}[found["met"]]
+        figure = gpu_rows.told(found["figure"], row.unit)
+        lines.append(f"  {row.what:<84} {figure:>16}  {row.wanted:<14} {mark}".rstrip())
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

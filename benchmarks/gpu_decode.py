@@ -1,0 +1,123 @@
+"""Decoding and the vision tower on a GPU: tokens and frames a second, one way against another.
+
+Sections of benchmarks/gpu.py, see there.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu_bench import Bench, unheard, unseen
+from benchmarks.gpu_rows import NO_FIT, Figures
+from benchmarks.record import Spread, rounds, spreads
+from tokenreduce.engine.generate import generate
+from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling
+from tokenreduce.models.llava_video import LlavaVideo
+from tokenreduce.models.vision import pixel_values
+
+Found = tuple[Figures, dict[str, Any]]
+
+
+def decoding(bench: Bench) -> Found:
+    """Tokens a second after the first, of a merged and pruned prompt."""
+    model, scale = bench.model("nf4"), bench.scale
+    viewed, _ = bench.view(model, scale.frames, reduced=True)
+    prompt = bench.prompt(model, viewed)
+    ways: tuple[str, ...] = ("stock", "slots")
+    if "way" not in inspect.signature(generate).parameters:
+        ways = ("stock",)
+    works = {way: partial(_decoded, bench, model, prompt, viewed.prunes, way) for way in ways}
+    roads = {way: work() for way, work in works.items()}
+    taken = rounds(
+        {way: partial(_rate, work, scale.steps) for way, work in works.items()}, scale.repeats
+    )
+    rates = {way: [one["tokens_a_second"] for one in samples] for way, samples in taken.items()}
+    figures: dict[str, float | str] = {"stock": Spread.of(rates["stock"]).median}
+    if "slots" in rates:
+        pairs = zip(rates["slots"], rates["stock"], strict=True)
+        figures["slots"] = Spread.of(rates["slots"]).median
+        figures["speedup"] = Spread.of([ours / stock for ours, stock in pairs]).median
+    else:
+        figures |= dict.fromkeys(("slots", "speedup"), "not done: this commit has stock alone")
+    return figures, {
+        "spreads": {way: spreads(samples) for way, samples in taken.items()},
+        "steps": scale.steps,
+        "visual_per_layer": roads["stock"].per_layer,
+        "road": {way: vars(getattr(made, "decoding", object)) for way, made in roads.items()}
+        if len(roads) > 1
+        else {},
+    }
+
+
+def _decoded(
+    bench: Bench, model: LlavaVideo, prompt: Prompt, prunes: tuple[Prune, ...], way: str
+) -> Generation:
+    chat: dict[str, Any] = {} if way == "stock" else {"way": way}
+    if "way" in inspect.signature(generate).parameters:
+        chat = {"way": way}
+    return generate(
+        model.host,
+        model.chat.text_of,
+        prompt,
+        prunes,
+        Sampling(bench.scale.steps),
+        model.chat.stops,
+        unheard,
+        unseen,
+        **chat,
+    )
+
+
+def _rate(work: Callable[[], Generation], steps: int) -> dict[str, float]:
+    made = work()
+    if made.tokens != steps:
+        raise RuntimeError(f"{made.tokens} tokens instead of {steps}: an answer ended by itself")
+    # The first token comes with the prefill.
+    return {"tokens_a_second": (made.tokens - 1) / made.seconds}
+
+
+def tower(bench: Bench) -> Found:
+    """Frames a second from pixels on the device to pooled features. Compiled: the tower's layers,
+    by torch.compile with static shapes, the time to compile told apart."""
+    model, scale = bench.model("nf4"), bench.scale
+    figures: dict[str, float | str] = {}
+    details: dict[str, Any] = {}
+    size = model.spec.vision.image_size
+    random = torch.Generator().manual_seed(0)
+    for batch in scale.batches:
+        name = dict(zip(scale.batches, (8, 16, 32), strict=True))[batch]
+        frames = torch.randint(
+            0, 256, (batch, size, size, 3), generator=random, dtype=torch.uint8
+        ).to(bench.device)
+        works: dict[str, Callable[[], Tensor]] = {
+            "eager": partial(_pooled, model, frames, model.see)
+        }
+        compiled: Any = torch.compile(
+            model.see, dynamic=False, backend="inductor" if bench.on_gpu else "eager"
+        )
+        if bench.left() > 60:
+            works["compiled"] = partial(_pooled, model, frames, compiled)
+        first = {way: bench.fits(partial(bench.seconds, work)) for way, work in works.items()}
+        able = {way: work for way, work in works.items() if first[way] is not None}
+        taken = rounds({way: bench.timed(work) for way, work in able.items()}, scale.repeats)
+        for way in ("eager", "compiled"):
+            figures[f"{way}_{name}"] = (
+                Spread.of([batch / one["seconds"] for one in taken[way]]).median
+                if way in taken
+                else (NO_FIT if way in works else "not done: too little time was left to compile")
+            )
+        details[f"first call, batches of {batch}"] = first
+        torch.compiler.reset()
+    return figures, details
+
+
+@torch.no_grad()
+def _pooled(model: LlavaVideo, frames: Tensor, see: Callable[[Tensor], Tensor]) -> Tensor:
+    pixels = pixel_values(frames, model.spec).to(model.dtype)
+    return model.pool(model.project(see(pixels)))

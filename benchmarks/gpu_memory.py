@@ -1,0 +1,128 @@
+"""Memory on a GPU: what fits on small cards, what reduction saves, and what was predicted.
+
+Sections of benchmarks/gpu.py, see there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from benchmarks.gpu_bench import GIB, Bench, NotDone
+from benchmarks.gpu_rows import NO_FIT, Figures
+from tokenreduce.models.llava_video import LlavaVideo
+
+Found = tuple[Figures, dict[str, Any]]
+
+CARDS = {"budget": 8.0, "budget_16": 16.0, "budget_24": 24.0}
+"""GiB, less what the driver takes, of each row of the section."""
+
+LEAST = 16
+"""Visual tokens below which no budget is tried."""
+
+
+def small(bench: Bench) -> Found:
+    """The largest budget with which everything from the frames to the first token fits."""
+    model = bench.model("nf4")
+    figures: dict[str, float | str] = {}
+    details: dict[str, Any] = {}
+    for key, gib in CARDS.items():
+        tried: dict[int, bool] = {}
+        try:
+            figures[key] = _largest(bench, model, gib, tried)
+        except NotDone as reason:
+            figures[key] = str(reason)
+        details[key] = {"gib": gib, "tried": tried, "most": _most(bench, model)}
+    return figures, details
+
+
+def _most(bench: Bench, model: LlavaVideo) -> int:
+    """All there is, or what the context holds beside the text."""
+    spec, scale = model.spec, bench.scale
+    return min(spec.layout(scale.small_frames).available, spec.text.context - 2 * scale.text - 512)
+
+
+def _largest(bench: Bench, model: LlavaVideo, gib: float, tried: dict[int, bool]) -> float | str:
+    """By bisection, to scale.small_step tokens."""
+
+    def fits(budget: int) -> bool:
+        tried[budget] = _fits(bench, model, gib, budget)
+        return tried[budget]
+
+    low, high = LEAST, _most(bench, model)
+    if fits(high):
+        return float(high)
+    if not fits(low):
+        return NO_FIT
+    while high - low > bench.scale.small_step:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return float(low)
+
+
+def _fits(bench: Bench, model: LlavaVideo, gib: float, budget: int) -> bool:
+    def work() -> bool:
+        with bench.card(gib):
+            _road(bench, model, bench.scale.small_frames, budget=budget, tokens=4)
+        return True
+
+    return bench.fits(work) is not None
+
+
+def _road(
+    bench: Bench,
+    model: LlavaVideo,
+    frames: int,
+    *,
+    budget: int | None = None,
+    reduced: bool = True,
+    tokens: int = 1,
+) -> None:
+    """From frames to the first tokens of an answer."""
+    viewed, _ = bench.view(model, frames, reduced=reduced, budget=budget)
+    prompt = bench.prompt(model, viewed)
+    bench.generated(model, prompt, viewed.prunes, tokens)
+
+
+def peak(bench: Bench) -> Found:
+    """Over the model: from the frames to the first token, and the prefill alone."""
+    model, frames = bench.model("nf4"), bench.scale.frames
+    works: dict[str, Callable[[], None]] = {
+        name: partial(_road, bench, model, frames, reduced=name == "reduced")
+        for name in ("unreduced", "reduced")
+    }
+    for work in works.values():
+        work()  # what libraries set up for these shapes stays
+    held = bench.held()
+    peaks = {name: max(1.0, bench.peak(work) - held) for name, work in works.items()}
+    ratio = peaks["reduced"] / peaks["unreduced"]
+    figures = {**{name: value / GIB for name, value in peaks.items()}, "ratio": ratio}
+    return figures, {"held_bytes": held, "peak_bytes": peaks}
+
+
+def prediction(bench: Bench) -> Found:
+    """The product's prediction against the measured peak, over frames x budgets."""
+    if find_spec("tokenreduce.footprint") is None:
+        return dict.fromkeys(("worst_over", "worst_under"), "not done: nothing predicts"), {}
+    foresee: Any = import_module("tokenreduce.footprint")
+    model, scale = bench.model("nf4"), bench.scale
+    ratios: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    for frames in scale.grid_frames:
+        for budget in scale.grid_budgets:
+            if budget > model.spec.layout(frames).available:
+                continue
+            measured = bench.peak(partial(_road, bench, model, frames, budget=budget))
+            predicted = _predicted(bench, model, foresee, frames, budget)
+            name = f"{frames} frames, budget {budget}"
+            ratios[name] = predicted / measured
+            details[name] = {"predicted_bytes": predicted, "measured_bytes": measured}
+    figures = {"worst_over": max(ratios.values()), "worst_under": min(ratios.values())}
+    return figures, {"ratio": ratios, **details}
+
+
+def _predicted(bench: Bench, model: LlavaVideo, foresee: Any, frames: int, budget: int) -> float:
+    raise NotDone("not done: nothing predicts")

@@ -1,0 +1,197 @@
+"""Prefill on a GPU: reduced against unreduced, the share of importance scoring, and masking.
+
+Sections of benchmarks/gpu.py, see there. Each gives its rows' figures and what they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from benchmarks import masked
+from benchmarks.gpu_bench import GIB, Bench
+from benchmarks.gpu_rows import NO_FIT, Figures
+from benchmarks.prefill_cases import Timed, clock
+from benchmarks.record import Spread, rounds, spreads
+from tokenreduce import cost, overhead
+from tokenreduce.budget import Layout
+from tokenreduce.engine.host import prepare
+from tokenreduce.engine.types import Prompt, Prune
+from tokenreduce.methods.aim_prune import AimPrune
+from tokenreduce.models.llava_video import LlavaVideo
+from tokenreduce.models.quantize import Quantize
+from tokenreduce.schedule import Full, Ramp
+from tokenreduce.tokens import Tokens
+
+Found = tuple[Figures, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A prompt and what prunes it; nothing is unreduced, as transformers reads it."""
+
+    prompt: Prompt
+    prunes: tuple[Prune, ...] = ()
+
+
+def prefill(bench: Bench, kind: Quantize) -> Found:
+    """Unreduced by transformers' own forward against merged and pruned by the product."""
+    model, scale = bench.model(kind), bench.scale
+    whole, whole_plan = bench.view(model, scale.frames, reduced=False)
+    less, less_plan = bench.view(model, scale.frames, reduced=True)
+    cases = {
+        "plain": Read(bench.prompt(model, whole)),
+        "reduced": Read(bench.prompt(model, less), less.prunes),
+        "plain, times": Read(bench.prompt(model, whole, whole_plan)),
+        "reduced, times": Read(bench.prompt(model, less, less_plan), less.prunes),
+    }
+    fixed = dequantised(bench, model) if kind == "nf4" else {}
+    works = {name: partial(_read, bench, model, case) for name, case in cases.items()}
+    for work in works.values():
+        work()
+    taken = rounds({name: bench.timed(work) for name, work in works.items()}, scale.repeats)
+    flops = {name: flops_of(model, case.prompt, case.prunes) for name, case in cases.items()}
+    figures: dict[str, float | str] = {
+        "plain_seconds": Spread.of([one["seconds"] for one in taken["plain"]]).median
+    }
+    ratios: dict[str, float] = {}
+    for suffix, name in (("", ""), ("_time_text", ", times")):
+        pair = (taken[f"plain{name}"], taken[f"reduced{name}"])
+        of_flops = flops[f"plain{name}"] / flops[f"reduced{name}"]
+        less_fixed = ratio(*pair, fixed.get("fixed_seconds", 0.0))
+        figures[f"speedup{suffix}"] = ratio(*pair)
+        figures[f"of_flops{suffix}"] = less_fixed / of_flops
+        ratios[f"flops_ratio{suffix}"] = of_flops
+    return {**figures, **fixed}, {
+        "seconds": {n: spreads(t) for n, t in taken.items()},
+        **ratios,
+        "flops": flops,
+        "visual": {n: case.prompt.visual.shape[0] for n, case in cases.items()},
+        "text": {n: case.prompt.text_count for n, case in cases.items()},
+    }
+
+
+def _read(bench: Bench, model: LlavaVideo, case: Read) -> None:
+    if not case.prunes:
+        bench.stock(model, case.prompt)
+    else:
+        bench.generated(model, case.prompt, case.prunes)
+
+
+def ratio(
+    plain: Sequence[Mapping[str, float]], reduced: Sequence[Mapping[str, float]], less: float = 0
+) -> float:
+    """Median over rounds of the ratio within a round, `less` seconds taken off both."""
+    pairs = zip(plain, reduced, strict=True)
+    # Where next to all is fixed cost, a clock's grain must not divide by nothing.
+    found = [(a["seconds"] - less) / max(b["seconds"] - less, 1e-6) for a, b in pairs]
+    return Spread.of(found).median
+
+
+def flops_of(model: LlavaVideo, prompt: Prompt, prunes: Sequence[Prune] = ()) -> float:
+    """Of the language model, charged where it acts, and of the pruning itself."""
+    text, visual = model.spec.text, prompt.visual.shape[0]
+    per_layer = cost.acting(prunes[0].schedule if prunes else Full(), text.layers, visual)
+    own = overhead.inside_llm(prunes, text, per_layer, prompt.text_count)
+    return float(cost.llm_cost(text, per_layer, prompt.text_count).total + own.total)
+
+
+def dequantised(bench: Bench, model: LlavaVideo) -> dict[str, float]:
+    """What any NF4 prefill pays whatever its length: every matrix to bfloat16, once, alone."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    layers = model.host.model.language_model.layers
+    matrices = [m.weight for m in layers.modules() if type(m).__name__ == "Linear4bit"]
+
+    def work() -> None:
+        for weight in matrices:
+            dequantize_4bit(weight.data, weight.quant_state)
+
+    work()
+    taken = [bench.seconds(work) for _ in range(bench.scale.repeats)]
+    numbers = sum(int(weight.quant_state.shape.numel()) for weight in matrices)
+    return {
+        "fixed_seconds": Spread.of(taken).median,
+        "fixed_bytes": numbers * (0.5 + 2) / 1e9,
+        "fixed_launches": float(len(matrices)),
+    }
+
+
+def noise(bench: Bench, model: LlavaVideo, visual: int) -> Prompt:
+    """`visual` tokens from nowhere between two halves of scale.text more."""
+    width, text = model.spec.text.width, bench.scale.text
+    embeds = torch.randn(1, visual + text, width, device=bench.device, dtype=model.dtype)
+    places = torch.arange(text // 2, text // 2 + visual, device=bench.device)
+    return Prompt(embeds, places, Tokens.fresh(embeds[:, places]).bare(), Layout(1, 1, visual))
+
+
+def scoring(bench: Bench) -> Found:
+    """The seconds of AimPrune's choices in one prefill, over that prefill's."""
+    model = bench.model("none")
+    figures: dict[str, float | str] = {}
+    details: dict[str, Any] = {}
+    for name, visual in zip(("6k", "12k", "25k"), bench.scale.importance, strict=True):
+        prompt = noise(bench, model, visual)
+        _scored(bench, model, prompt)
+        taken = [_scored(bench, model, prompt) for _ in range(bench.scale.repeats)]
+        shares = [one["scoring"] / one["prefill"] for one in taken]
+        figures[f"share_{name}"] = Spread.of(shares).median
+        details[name] = spreads(taken)
+        del prompt
+        figures[f"kernel_{name}"], details[f"kernel {name}"] = kernel(bench, model, visual)
+    return figures, details
+
+
+def _scored(bench: Bench, model: LlavaVideo, prompt: Prompt) -> dict[str, float]:
+    timed = Timed(AimPrune(), bench.device)
+    made = bench.generated(model, prompt, (Prune(timed, Ramp()),))
+    return {"scoring": sum(timed.spent), "prefill": made.prefill_seconds}
+
+
+def kernel(bench: Bench, model: LlavaVideo, tokens: int) -> tuple[float | str, dict[str, Any]]:
+    """How many times faster the kernel scores one layer than plain torch does."""
+    if not bench.on_gpu:
+        return "not done: the kernel is for CUDA", {}
+    if find_spec("tokenreduce.importance_kernel") is None:
+        return "not done: there is no kernel", {}
+    return "not done: there is no kernel", {}
+
+
+def masking(bench: Bench) -> Found:
+    """Merged and pruned as the official code does it, and removing the same tokens."""
+    model, scale = bench.model("none"), bench.scale
+    figures: dict[str, float | str] = {}
+    details: dict[str, Any] = {}
+    for name, reduced in (("merged", True), ("whole", False)):
+        viewed, _ = bench.view(model, scale.frames, reduced=reduced)
+        prompt = bench.prompt(model, viewed)
+        theirs = partial(_masked, bench, model, prompt)
+        ours = partial(bench.generated, model, prompt, (Prune(AimPrune(), Ramp()),))
+        ours()
+        held = bench.held()
+        peak = bench.fits(partial(bench.peak, theirs))
+        if reduced:
+            figures["merged_peak"] = NO_FIT if peak is None else (peak - held) / GIB
+            figures["removed_peak"] = (bench.peak(ours) - held) / GIB
+        if peak is None:
+            figures[name] = NO_FIT
+            continue
+        works = {"theirs": bench.timed(theirs), "ours": bench.timed(ours)}
+        taken = rounds(works, max(1, scale.repeats // 2))
+        figures[name] = ratio(taken["theirs"], taken["ours"])
+        details[name] = {way: spreads(samples) for way, samples in taken.items()}
+        details[name]["visual"] = prompt.visual.shape[0]
+    return figures, details
+
+
+@torch.no_grad()
+def _masked(bench: Bench, model: LlavaVideo, prompt: Prompt) -> None:
+    try:
+        masked.prefill(model.host, prompt.embeds, prompt.visual, Ramp(), clock)
+    finally:
+        prepare(model.host)
