@@ -32,6 +32,11 @@ class Standing:
     visual: Tensor
     length: int
 
+    def to(self, device: torch.device) -> Standing:
+        tokens = self.tokens
+        parts = (part.to(device) for part in (tokens.x, tokens.size, tokens.place))
+        return Standing(Tokens(*parts), self.visual.to(device), self.length)
+
     def after(self, left: Tokens) -> tuple[Standing, Tensor]:
         """With only the tokens `left` and all text; and which of the positions (l',) int64 stay.
 
@@ -84,9 +89,9 @@ class Chooser:
 
     def __call__(self, q: Tensor, k: Tensor, scale: float) -> None:
         self._shown += 1
-        here = self.standing()
-        device = here.visual.device
-        attention = Attention(q.to(device), k.to(device), scale, causal=True)
+        device = q.device  # of the layer, to which what entered it may be on its way
+        here = self.standing().to(device)
+        attention = Attention(q, k.to(device), scale, causal=True)
         position = self.position.to(device)
         for i, (method, keep) in enumerate(self.due):
             tokens = here.tokens
@@ -130,7 +135,7 @@ def _indices(of: Tensor, among: Tensor) -> Tensor:
 
 
 def _rows(embeds: Tensor, position: Tensor) -> Tensor:
-    return embeds[0].index_select(0, position.to(embeds.device))
+    return embeds[0].index_select(0, position.to(embeds.device)).to(position.device)
 
 
 def _among(attention: Attention, kept: Tensor) -> Attention:

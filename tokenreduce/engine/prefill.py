@@ -74,8 +74,11 @@ def run(
     mask = mask_of(state)
     for layer in layers[state.layer : len(layers) if stop is None else stop]:
         state, kept = _step(layer, state, going, rope, mask if state.read else None)
+        here = state.hidden.device  # another where layers are spread over several
+        rope = tuple(part.to(here) for part in rope)
+        mask = None if mask is None else mask.to(here)
         if kept is not None:
-            rope = tuple(part.index_select(1, kept.to(part.device)) for part in rope)
+            rope = tuple(part.index_select(1, kept.to(here)) for part in rope)
     return state
 
 

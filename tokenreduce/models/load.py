@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
+from tokenreduce.errors import SettingError
 from tokenreduce.events import Watcher, ignore
 from tokenreduce.models.base import VideoModel
 from tokenreduce.models.device_check import check_device, check_room, left_aside
 from tokenreduce.models.families import FAMILIES, family_of
 from tokenreduce.models.files import CONFIG, read_json
 from tokenreduce.models.locate import (
+    Source,
     complete_here,
     config_folder,
     read_spec,
@@ -18,7 +21,11 @@ from tokenreduce.models.locate import (
     spec_in,
     weights_folder,
 )
+from tokenreduce.models.mapped import Stored
 from tokenreduce.models.placement import Placement, choose_device, place
+from tokenreduce.models.saved import manifest_of, stored_quantize
+from tokenreduce.models.spec import ModelSpec
+from tokenreduce.models.spread import spread
 
 __all__ = ["FAMILIES", "check", "load", "placed", "read_spec"]
 
@@ -31,11 +38,17 @@ def check(name: str, revision: str | None = None) -> None:
     """
     source = resolve(name, revision)
     folder = complete_here(source)
-    if folder is None:
-        return
-    spec, config = spec_in(folder, source.name), read_json(folder / CONFIG, source.name)
-    family = import_module(family_of(source.name, config).module)
-    family.check_model(folder, spec, config)
+    if folder is not None:
+        stored(folder, source.name)
+
+
+def stored(folder: Path, name: str) -> dict[str, Stored]:
+    """The tensors in `folder`, complete, by the names that the model gives them. Raises ModelError,
+    see `check`."""
+    spec, config = spec_in(folder, name), read_json(folder / CONFIG, name)
+    family = import_module(family_of(name, config).module)
+    found: dict[str, Stored] = family.check_model(folder, spec, config)
+    return found
 
 
 def placed(
@@ -45,6 +58,9 @@ def placed(
     dtype: str = "auto",
     quantize: str = "auto",
     revision: str | None = None,
+    offline: bool = False,
+    device_map: str = "none",
+    max_memory_bytes: int | None = None,
     warn: Callable[[str], None],
 ) -> Placement:
     """Where and how `load` would put the model, with all refused that can be without its weights.
@@ -55,10 +71,43 @@ def placed(
     check_device(choose_device(device))
     if (told := left_aside(device)) is not None:
         warn(told)
-    spec = read_spec(name, revision)
-    placement = place(device, dtype, quantize, spec.text)
-    check_room(name, spec, placement.quantize, placement.dtype, placement.device)
-    return placement
+    source = resolve(name, revision, offline=offline)
+    return _settled(source, device, dtype, quantize, device_map, max_memory_bytes)[0]
+
+
+def _settled(
+    source: Source,
+    device: str,
+    dtype: str,
+    quantize: str,
+    device_map: str,
+    max_memory_bytes: int | None,
+) -> tuple[Placement, ModelSpec]:
+    """From the configuration alone."""
+    folder = config_folder(source)
+    spec = spec_in(folder, source.name)
+    placement = place(device, dtype, _as_stored(source, folder, quantize), spec.text)
+    if device_map != "none":
+        placement = spread(placement, spec, device_map, device, max_memory_bytes)
+    else:
+        check_room(source.name, spec, placement.quantize, placement.dtype, placement.device)
+    return placement, spec
+
+
+def _as_stored(source: Source, folder: Path, quantize: str) -> str:
+    """What is asked for, where the files leave a choice. Raises SettingError for what they do not
+    hold."""
+    if source.folder is None and manifest_of(folder) is not None:
+        return quantize  # one of two that there are of this model
+    bits = stored_quantize(read_json(folder / CONFIG, source.name), source.name)
+    if bits is None or quantize == bits:
+        return quantize
+    if quantize == "auto":
+        return bits
+    raise SettingError(
+        f"quantize {quantize}: {source.name} holds {bits} weights; set {bits} or auto, or give the "
+        "original checkpoint"
+    )
 
 
 def load(
@@ -68,6 +117,9 @@ def load(
     dtype: str = "auto",
     quantize: str = "auto",
     revision: str | None = None,
+    offline: bool = False,
+    device_map: str = "none",
+    max_memory_bytes: int | None = None,
     on_event: Watcher = ignore,
 ) -> VideoModel:
     """Loads the model that `name` stands for: an alias, a local folder or a hub id[@revision].
@@ -75,17 +127,21 @@ def load(
     device    auto | cpu | mps | cuda | cuda:<number>
     dtype     auto | bfloat16 | float16 | float32, of all that is not quantised
     quantize  auto | nf4 | int8 | none, of the language model's matrices
+    offline   nothing is downloaded: a model that is not here is an error
+    device_map  none | auto: layers are spread over all GPUs, and what they have no room for stays
+              in the CPU's memory, from where it is copied each time (see `spread`)
+    max_memory_bytes  of each GPU, for device_map; None is what is free
     on_event  told when a download begins; the caller times the loading
+
+    With nf4, weights that `models pull --nf4` saved of the same revision are used.
 
     Settings are checked before anything large is downloaded, files before anything is loaded.
     Raises SettingError for a name or setting that does not exist, ModelError for a checkpoint that
     is missing, damaged or not what it says, CapacityError for the device or its memory.
     """
-    source = resolve(name, revision)
-    spec = spec_in(config_folder(source), source.name)
-    placement = place(device, dtype, quantize, spec.text)
-    check_room(source.name, spec, placement.quantize, placement.dtype, placement.device)
-    folder = weights_folder(source, on_event)
+    source = resolve(name, revision, offline=offline)
+    placement, _ = _settled(source, device, dtype, quantize, device_map, max_memory_bytes)
+    folder = weights_folder(source, on_event, quantised=placement.quantize == "nf4")
     # Read again: a download may have brought a newer configuration than the cache held.
     spec = spec_in(folder, source.name)
     config = read_json(folder / CONFIG, source.name)

@@ -7,6 +7,8 @@ what the weights mean; imports no torch.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from tokenreduce.errors import ModelError, SettingError
 from tokenreduce.events import Warned, Watcher, ignore
+from tokenreduce.models import saved
 from tokenreduce.models.aliases import ALIASES, DEMO
 from tokenreduce.models.families import family_of
 from tokenreduce.models.files import (
@@ -28,23 +31,25 @@ from tokenreduce.models.files import (
 from tokenreduce.models.spec import ModelSpec
 
 # No pickle and no Python: neither is ever asked for, so neither can be run.
-_WANTED = ["*.json", "*.safetensors", "merges.txt"]
+WANTED = ["*.json", "*.safetensors", "merges.txt"]
 
 
 @dataclass(frozen=True)
 class Source:
     """Where a checkpoint comes from: a folder here, or a repository of the hub at a revision.
 
-    name: what the user is told, and what results carry.
+    name     what the user is told, and what results carry
+    offline  nothing is downloaded, whatever is missing
     """
 
     name: str
     folder: Path | None
     hub_id: str | None
     revision: str | None = None
+    offline: bool = False
 
 
-def resolve(name: str, revision: str | None = None) -> Source:
+def resolve(name: str, revision: str | None = None, *, offline: bool = False) -> Source:
     """What `name` stands for: an alias, a local folder, or a hub id with or without @revision.
 
     Raises SettingError if it is none of these, or if a revision is given twice or for a folder.
@@ -65,16 +70,17 @@ def resolve(name: str, revision: str | None = None) -> Source:
     if hub_id is None or not _is_hub_id(hub_id):
         raise SettingError(_unknown(name))
     chosen = tagged or revision
-    return Source(f"{hub_id}@{chosen}" if chosen else hub_id, None, hub_id, chosen)
+    shown = f"{hub_id}@{chosen}" if chosen else hub_id
+    return Source(shown, None, hub_id, chosen, offline)
 
 
-def read_spec(name: str, revision: str | None = None) -> ModelSpec:
+def read_spec(name: str, revision: str | None = None, *, offline: bool = False) -> ModelSpec:
     """The ModelSpec of a checkpoint from its configuration alone: no weights, no torch.
 
     Of a repository that is not cached only two small files are downloaded. Raises SettingError for
     a name that stands for nothing, ModelError for a configuration that cannot be had or used.
     """
-    source = resolve(name, revision)
+    source = resolve(name, revision, offline=offline)
     return spec_in(config_folder(source), source.name)
 
 
@@ -91,33 +97,50 @@ def config_folder(source: Source) -> Path:
     """The folder whose config.json describes `source`; downloads no more than the two configs."""
     if source.folder is not None:
         return existing(source.folder, source.name)
-    return cached(source) or _download(source, [CONFIG, PREPROCESSOR])
+    return cached(source) or saved_folder(source) or download(source, [CONFIG, PREPROCESSOR])
 
 
-def weights_folder(source: Source, on_event: Watcher = ignore) -> Path:
+def weights_folder(
+    source: Source, on_event: Watcher = ignore, *, quantised: bool | None = None
+) -> Path:
     """The folder with every file of `source`, downloaded if the cache lacks any of them.
+
+    quantised: with True the NF4 weights saved of it come first, if there are any; with False they
+    will not do; with None they do where the original is not here.
 
     A download is announced to `on_event` as a warning, since it can be many gigabytes. Raises
     ModelError if a file is missing, unreadable, or not to be had.
     """
-    if source.folder is not None:
-        return complete(source.folder, source.name)
-    folder = cached(source)
-    if folder is None or missing_files(folder, source.name):
+    folder = complete_here(source, quantised=quantised)
+    if folder is None:
         on_event(Warned(f"{source.name} is not in the cache: downloading it{_size(source)}"))
-        folder = _download(source, _WANTED)
-    return complete(folder, source.name)
+        folder = complete(download(source, WANTED), source.name)
+    return folder
 
 
-def complete_here(source: Source) -> Path | None:
-    """The folder of `source` if it needs no download: a local one, or all of it in the cache.
+def complete_here(source: Source, *, quantised: bool | None = None) -> Path | None:
+    """The folder of `source` if it needs no download: a local one, all of it in the cache, or saved
+    quantised, which is asked for as in `weights_folder`.
 
-    Raises ModelError if a file of a local folder is missing.
+    Raises ModelError if a file of a local folder is missing, or cannot be read.
     """
     if source.folder is not None:
         return complete(source.folder, source.name)
+    packed = None if quantised is False else saved_folder(source)
+    if packed is not None and quantised:
+        return complete(packed, source.name)
     folder = cached(source)
-    return None if folder is None or missing_files(folder, source.name) else folder
+    if folder is None or missing_files(folder, source.name):
+        folder = packed
+    return None if folder is None else complete(folder, source.name)
+
+
+def saved_folder(source: Source) -> Path | None:
+    """The NF4 weights that `models pull --nf4` saved of this revision, or None."""
+    if source.hub_id is None:
+        return None
+    here = cached(source)
+    return saved.find(source.hub_id, source.revision, None if here is None else here.name)
 
 
 def cached(source: Source) -> Path | None:
@@ -173,9 +196,33 @@ def _unknown(name: str) -> str:
     return f"no model is called {name!r}; {hint} A folder or a hub id (owner/name) works too"
 
 
-def _download(source: Source, patterns: list[str]) -> Path:
-    """The snapshot folder of `source` with the files of `patterns`; resumes what was begun."""
+def download(source: Source, patterns: Sequence[str], to: Path | None = None) -> Path:
+    """The snapshot folder of `source` with the files of `patterns`; resumes what was begun.
+
+    to: a folder of one's own instead of the hub's cache. Raises ModelError, see `hub_errors`.
+    """
     from huggingface_hub import constants, snapshot_download
+
+    cache = constants.HF_HUB_CACHE if to is None else str(to)
+    if source.offline or constants.HF_HUB_OFFLINE:
+        raise ModelError(
+            f"{source.name}: not, or not wholly, in {cache}, and offline mode is set; run "
+            f"`tokenreduce models pull {source.name}` while online, or give a folder"
+        )
+    with hub_errors(source.name, cache):
+        folder = snapshot_download(
+            str(source.hub_id),
+            revision=source.revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=["*/*"],
+            local_dir=to,
+        )
+    return Path(folder)
+
+
+@contextmanager
+def hub_errors(name: str, cache: str) -> Iterator[None]:
+    """Whatever asking the hub raises is a ModelError of one line. cache: where a download goes."""
     from huggingface_hub.errors import (
         GatedRepoError,
         LocalEntryNotFoundError,
@@ -183,17 +230,8 @@ def _download(source: Source, patterns: list[str]) -> Path:
         RevisionNotFoundError,
     )
 
-    name, cache = source.name, constants.HF_HUB_CACHE
-    absent = f"{name}: not, or not wholly, in {cache}, and "
-    if constants.HF_HUB_OFFLINE:
-        raise ModelError(f"{absent}offline mode is set; go online once or give a folder")
     try:
-        folder = snapshot_download(
-            str(source.hub_id),
-            revision=source.revision,
-            allow_patterns=patterns,
-            ignore_patterns=["*/*"],
-        )
+        yield
     except GatedRepoError:
         raise ModelError(f"{name}: gated; accept its terms on the hub and log in") from None
     except RevisionNotFoundError:
@@ -201,9 +239,11 @@ def _download(source: Source, patterns: list[str]) -> Path:
     except RepositoryNotFoundError:
         raise ModelError(f"{name}: no such repository on the hub, or it is private") from None
     except LocalEntryNotFoundError:
-        raise ModelError(f"{absent}the hub cannot be reached; try again or give a folder") from None
+        raise ModelError(
+            f"{name}: not, or not wholly, in {cache}, and the hub cannot be reached; try again or "
+            "give a folder"
+        ) from None
     except Exception as error:
         # The hub's client raises errors of its own, of httpx or httpx2 and of its transfer library.
         what = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
         raise ModelError(f"{name}: cannot be downloaded into {cache}: {what}") from error
-    return Path(folder)

@@ -21,11 +21,13 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Placement:
-    """dtype: of everything that is not quantised."""
+    """dtype: of everything that is not quantised. layers: the device of each of the language
+    model's, where they are spread (see `spread`); none: `device`, where all else is."""
 
     device: torch.device
     dtype: torch.dtype
     quantize: Quantize
+    layers: tuple[str, ...] = ()
 
 
 def place(device: str, dtype: str, quantize: str, text: TextSpec) -> Placement:

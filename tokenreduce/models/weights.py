@@ -26,6 +26,7 @@ from tokenreduce.models.mapped import Stored, later, opened, stored_in
 from tokenreduce.models.placement import Placement
 from tokenreduce.models.quantize import bits_config, promise_dtype
 from tokenreduce.models.saved import STATE, check_state, is_matrix, packed, stored_quantize
+from tokenreduce.models.spread import device_map_of
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -71,6 +72,9 @@ def load_weights(
     whole = stored_quantize(read_json(folder / CONFIG, name), name) is None
     if not whole:  # by this transformers knows that the files hold codes, and not weights
         config.quantization_config = bits.to_dict()
+    where: dict[str, Any] = {"": placement.device}
+    if placement.layers:
+        where = device_map_of(empty_model(kind, config, name), placement)
     loader: Any = kind  # its signature does not know that two things come back
     with quiet(), memory.sufficient(too_small(name, placement)):
         # Given tensors and not the folder, in which transformers would look for adapters, pickled
@@ -80,7 +84,7 @@ def load_weights(
             state_dict=later(stored),
             config=config,
             dtype=placement.dtype,
-            device_map={"": placement.device},
+            device_map=where,
             quantization_config=bits if whole else None,
             generation_config=GenerationConfig(),
             output_loading_info=True,
@@ -171,13 +175,18 @@ def _other_than(names: set[str], patterns: Sequence[str]) -> list[str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers writes no progress bar and no report of its own meanwhile."""
+    """transformers writes no progress bar and no report of its own meanwhile, and accelerate not
+    that layers are in the CPU's memory, which was asked for."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    spreading = python_logging.getLogger("accelerate.big_modeling")
+    before = spreading.level
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    spreading.setLevel(python_logging.ERROR)
     try:
         yield
     finally:
+        spreading.setLevel(before)
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
