@@ -15,6 +15,7 @@ from .cache import cache
 from .chat import chat
 from .compare import compare
 from .demo import demo
+from .doctor import doctor
 from .front import OneLineErrors
 from .methods import methods
 from .results import results
@@ -53,6 +54,7 @@ app.command()(ask)
 app.command()(batch)
 app.command()(chat)
 app.command()(compare)
+app.command()(doctor)
 app.add_typer(results)
 app.add_typer(cache)
 app.add_typer(demo)

@@ -77,8 +77,14 @@ def compare(
     asked, files = check_question(question), told_apart(path)
     clock = Clock(watch)
     if isinstance(model, str):
-        where = {"device": device, "dtype": dtype, "quantize": quantize}
-        placed(model, revision=revision, **where, warn=clock.warn)
+        placed(
+            model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            warn=clock.warn,
+        )
     spec = read_spec(model, revision=revision) if isinstance(model, str) else model.spec
     sampling = Sampling(max_new_tokens, 0.0, seed)
     every = wanted(spec, presets, methods, mean_budgets, budgets, preset, frames)

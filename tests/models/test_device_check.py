@@ -160,9 +160,9 @@ def test_an_old_driver_is_named_where_cuda_was_asked_for(card: SimpleNamespace) 
 def test_memory_that_is_taken_and_memory_that_is_not_there(card: SimpleNamespace) -> None:
     whole = refusal_of_room(card, total=12, free=11, quantize="none")
     assert "it has 12.0 GiB, and the weights of seven alone take 13.9 GiB;" in whole
-    assert "choose --quantize nf4 or --device cpu" in whole
+    assert "choose --quantize nf4, --device-map auto or --device cpu" in whole
     small = refusal_of_room(card, total=4, free=4, quantize="nf4")
-    assert "GiB in nf4; choose a smaller --model or --device cpu" in small
+    assert "GiB in nf4; choose a smaller --model, --device-map auto or --device cpu" in small
     taken = refusal_of_room(card, total=24, free=3, quantize="nf4")
     assert "3.0 of its 24.0 GiB are free" in taken
     assert "end what else uses the card" in taken

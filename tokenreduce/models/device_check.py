@@ -101,8 +101,8 @@ def check_room(
     fits = weight_bytes(spec, "nf4", dtype) <= total
     raise CapacityError(
         f"device {device}: it has {total / 2**30:.1f} GiB, and {weights}; choose "
-        f"{'--quantize nf4' if fits and quantize != 'nf4' else 'a smaller --model'} or "
-        f"--device cpu; {ADVICE}"
+        f"{'--quantize nf4' if fits and quantize != 'nf4' else 'a smaller --model'}, "
+        f"--device-map auto or --device cpu; {ADVICE}"
     )
 
 

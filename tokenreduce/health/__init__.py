@@ -1,0 +1,1 @@
+"""What `tokenreduce doctor` looks at: the installation, the device, decoders, files and folders."""

@@ -1,0 +1,110 @@
+"""The doctor's side of a helper process: starts it, gives it looks one by one, ends it in time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from tokenreduce.health.finding import Asked, Finding
+
+# As the decoding child is started: -P keeps the working directory off the import path.
+_START = (
+    "import sys; sys.path.append(sys.argv.pop(1)); from tokenreduce.health.helper import main; "
+    "main()"
+)
+_ENVIRON = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+class Failed(Exception):
+    """A look raised, crashed or took too long. The message is for people."""
+
+
+class Helper:
+    """One process that takes looks, restarted after one that ended it. Leave the `with` block."""
+
+    def __init__(self, asked: Asked, limit_seconds: float) -> None:
+        self._asked = asked
+        self._limit = limit_seconds
+        self._process: subprocess.Popen[str] | None = None
+        self._late = False
+
+    def __enter__(self) -> Helper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def look(self, order: str) -> list[Finding]:
+        """What `order`, a "module:function", finds. Raises Failed."""
+        if self._process is None:
+            self._start()
+        told = self._told(order)
+        if told["is"] == "failed":
+            text = next((line.strip() for line in told["message"].splitlines() if line.strip()), "")
+            raise Failed(f"{told['kind']}: {text[:300]}" if text else told["kind"])
+        return [Finding(**one) for one in told["found"]]
+
+    def _start(self) -> None:
+        root = str(Path(__file__).resolve().parents[2])
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _START, root, json.dumps(asdict(self._asked))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | _ENVIRON,
+            text=True,
+        )
+        self._told(None)
+
+    def _told(self, order: str | None) -> Mapping[str, Any]:
+        """The next message, after `order` if there is one."""
+        process = cast("subprocess.Popen[str]", self._process)
+        orders, answers = cast(TextIO, process.stdin), cast(TextIO, process.stdout)
+        timer = threading.Timer(self._limit, self._stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            if order is not None:
+                orders.write(f"{order}\n")
+                orders.flush()
+            line = answers.readline()
+        except OSError:
+            line = ""
+        finally:
+            timer.cancel()
+        if not line:
+            raise Failed(self._end())
+        told: Mapping[str, Any] = json.loads(line)
+        return told
+
+    def _stop(self) -> None:
+        self._late = True
+        if self._process is not None:
+            self._process.kill()
+
+    def _end(self) -> str:
+        """Ends the process, if there is one; how it ended."""
+        process, self._process = self._process, None
+        late, self._late = self._late, False
+        if process is None:
+            return ""
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)  # so that its own status is seen, not that of the kill
+        process.kill()
+        code = process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+        if late:
+            return f"did not end within {self._limit:g} s"
+        return f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"
