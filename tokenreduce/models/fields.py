@@ -67,6 +67,7 @@ def text_spec(name: str, text: Config) -> TextSpec:
         head_width=count(name, text, "head_dim", width // heads),
         vocab=count(name, text, "vocab_size"),
         context=count(name, text, "max_position_embeddings", 32768),
+        tied=text.get("tie_word_embeddings") is True,
     )
 
 

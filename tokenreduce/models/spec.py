@@ -99,7 +99,8 @@ class VisionSpec:
 class TextSpec:
     """The language model: `layers` decoder layers, grouped-query attention, gated MLP.
 
-    context: the largest number of positions it was made for.
+    context: the largest number of positions it was made for. tied: the output layer is the table of
+    embeddings.
     """
 
     layers: int
@@ -110,6 +111,7 @@ class TextSpec:
     head_width: int
     vocab: int
     context: int
+    tied: bool = False
 
     @property
     def kv_width(self) -> int:
