@@ -130,8 +130,8 @@ def step(model: Any, cache: SlotCache, embeds: Tensor, position: Tensor) -> Tens
 def chosen(model: Any, way: Way, device: torch.device) -> tuple[Stepper | None, str]:
     """What runs the steps of one generation, None for transformers' own; and why not by graphs.
 
-    way: "auto" takes graphs where all layers are on one CUDA device, else stock; "slots" computes
-    each step. Raises SettingError for another.
+    way: "slots" wherever all layers are on `device`, by graphs on CUDA; "auto" the same on CUDA
+    alone, for elsewhere nothing is gained. Raises SettingError for another.
     """
     if way not in get_args(Way):
         raise SettingError(f"decoding {way}: it can be {', '.join(get_args(Way))}")
@@ -140,12 +140,11 @@ def chosen(model: Any, way: Way, device: torch.device) -> tuple[Stepper | None, 
     elsewhere = _devices(model.get_decoder(), model.lm_head) - {device}
     if elsewhere:
         names = ", ".join(sorted(str(one) for one in elsewhere))
-        return None, f"no cache of slots: layers are also on {names}"
-    if way == "slots":
-        return Stepper(), ""
-    if device.type != "cuda":
-        return None, f"no CUDA graph: the model is on {device.type}"
-    return Stepper(CudaGraphs.on(device)), ""
+        return None, f"no CUDA graph: layers are also on {names}"
+    if device.type == "cuda":
+        return Stepper(CudaGraphs.on(device)), ""
+    because = f"no CUDA graph: the model is on {device.type}"
+    return (Stepper(None, because) if way == "slots" else None), because
 
 
 def _devices(*modules: nn.Module) -> set[torch.device]:

@@ -28,7 +28,8 @@ Road = Literal["stock", "slots", "graphs"]
 place; and that one replayed by CUDA graphs."""
 
 Way = Literal["auto", "stock", "slots"]
-"""What may be asked for: "auto" is graphs where they can be, else stock."""
+"""What may be asked for: "slots" are replayed by graphs on CUDA; "auto" is those there, else
+stock."""
 
 
 @dataclass(frozen=True)
