@@ -18,6 +18,7 @@ from .demo import demo
 from .doctor import doctor
 from .front import OneLineErrors
 from .methods import methods
+from .models import models
 from .results import results
 
 app = typer.Typer(
@@ -97,19 +98,4 @@ def show_preset(
         render.line(text)
 
 
-@app.command()
-def models() -> None:
-    """List the model aliases, their sizes and licences, and what is already on this machine."""
-    from tokenreduce.models.aliases import ALIASES
-    from tokenreduce.models.locate import cached_bytes, resolve
-
-    rows = [("alias", "size", "on this machine", "licence", "what it is")]
-    for alias in ALIASES.values():
-        here = cached_bytes(resolve(alias.name))
-        size = alias.download_bytes if here is None else here
-        shown = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-        shown = shown if here is not None else f"~{shown}"  # from the parameters, not the files
-        rows.append(
-            (alias.name, shown, "no" if here is None else "yes", alias.licence, alias.summary)
-        )
-    render.columns(rows)
+app.add_typer(models)

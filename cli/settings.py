@@ -91,7 +91,7 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
-_OTHERS = ("TOKENREDUCE_CACHE",)  # of the cache's folder, read where that is found
+_OTHERS = ("TOKENREDUCE_CACHE", "TOKENREDUCE_MODELS")  # folders, read where they are found
 _RIVALS = ("budget", "keep", "mean_budget")  # three ways to say how much is kept
 
 

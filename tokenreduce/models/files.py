@@ -15,8 +15,8 @@ from tokenreduce.errors import ModelError
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MOST_JSON_BYTES = 64 << 20
 
@@ -34,7 +34,7 @@ def complete(folder: Path, name: str) -> Path:
     """`folder`, if every file it needs is there and may be read. Raises ModelError."""
     read_json(existing(folder, name) / CONFIG, name)
     missing = missing_files(folder, name)
-    if _SINGLE in missing:
+    if SINGLE in missing:
         pickled = any(next(folder.glob(kind), None) for kind in _PICKLES)
         found = "only pickled weights" if pickled else "no weights"
         raise ModelError(
@@ -53,16 +53,16 @@ def weight_files(folder: Path, name: str) -> list[Path]:
 
     Raises ModelError if the index is not one, or lists a file outside the folder.
     """
-    if os.path.exists(folder / _SINGLE) or not os.path.exists(folder / _INDEX):
-        return [folder / _SINGLE]
-    shards = read_json(folder / _INDEX, name).get("weight_map")
+    if os.path.exists(folder / SINGLE) or not os.path.exists(folder / INDEX):
+        return [folder / SINGLE]
+    shards = read_json(folder / INDEX, name).get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        raise ModelError(f"{folder / _INDEX}: no weight_map; download the checkpoint again")
+        raise ModelError(f"{folder / INDEX}: no weight_map; download the checkpoint again")
     for shard in shards.values():
         if not isinstance(shard, str) or Path(shard).name != shard or shard.startswith("."):
-            raise ModelError(f"{folder / _INDEX}: lists {shard!r}, which is not a file name")
+            raise ModelError(f"{folder / INDEX}: lists {shard!r}, which is not a file name")
         if not shard.endswith(".safetensors"):
-            raise ModelError(f"{folder / _INDEX}: lists {shard!r}; only safetensors are loaded")
+            raise ModelError(f"{folder / INDEX}: lists {shard!r}; only safetensors are loaded")
     return sorted(folder / shard for shard in set(shards.values()))
 
 
