@@ -3,6 +3,7 @@ what to do. What a real card answers is left to the tests that have one."""
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 from types import SimpleNamespace
@@ -245,13 +246,25 @@ def test_the_card_is_refused_before_anything_is_looked_for(
 
 
 def test_a_small_card_is_refused_before_the_download(
-    card: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    card: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("tokenreduce.models.load.read_spec", lambda *_: SEVEN_B)
+    config = json.loads((checkpoint / "config.json").read_text()) | {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))  # and not one weight
     monkeypatch.setattr(device_check, "fault", lambda *_: None)
-    assert placed("seven", device="cuda", warn=print).quantize == "nf4"
+    assert placed(str(tmp_path), device="cuda", warn=print).quantize == "nf4"
     card.total = card.free = 4 * GIB
-    assert "smaller --model" in refusal(placed, "seven", device="cuda", warn=print)
+    for call in (placed, load):
+        options = {"warn": print} if call is placed else {}
+        line = refusal(call, str(tmp_path), device="cuda", **options)
+        assert "it has 4.0 GiB" in line
+        assert "choose a smaller --model" in line
 
 
 def test_a_card_left_aside_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

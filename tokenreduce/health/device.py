@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_args
 
 from tokenreduce import nvidia
 from tokenreduce.errors import ModelError, SettingError, TokenReduceError
-from tokenreduce.health.finding import Asked, Finding, size, of_error
+from tokenreduce.health.finding import Asked, Finding, of_error, size
 from tokenreduce.health.packages import installed
 
 if TYPE_CHECKING:

@@ -24,6 +24,10 @@ _START = (
 _ENVIRON = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
+_START_SECONDS = 60.0
+"""For Python itself, which nothing that is looked at influences but a busy machine may delay."""
+
+
 class Failed(Exception):
     """A look raised, crashed or took too long. The message is for people."""
 
@@ -47,7 +51,7 @@ class Helper:
         """What `order`, a "module:function", finds. Raises Failed."""
         if self._process is None:
             self._start()
-        told = self._told(order)
+        told = self._told(order, self._limit)
         if told["is"] == "failed":
             text = next((line.strip() for line in told["message"].splitlines() if line.strip()), "")
             raise Failed(f"{told['kind']}: {text[:300]}" if text else told["kind"])
@@ -63,13 +67,13 @@ class Helper:
             env=os.environ | _ENVIRON,
             text=True,
         )
-        self._told(None)
+        self._told(None, max(_START_SECONDS, self._limit))
 
-    def _told(self, order: str | None) -> Mapping[str, Any]:
+    def _told(self, order: str | None, limit_seconds: float) -> Mapping[str, Any]:
         """The next message, after `order` if there is one."""
         process = cast("subprocess.Popen[str]", self._process)
         orders, answers = cast(TextIO, process.stdin), cast(TextIO, process.stdout)
-        timer = threading.Timer(self._limit, self._stop)
+        timer = threading.Timer(limit_seconds, self._stop)
         timer.daemon = True
         timer.start()
         try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tokenreduce.errors import TokenReduceError
-from tokenreduce.health.finding import Asked, Finding, size, of_error
+from tokenreduce.health.finding import Asked, Finding, of_error, size
 
 _LITTLE_BYTES = 1 << 30
 
