@@ -3,7 +3,7 @@
     python -m benchmarks.gpu                                # everything, under 9 minutes on an H200
     python -m benchmarks.gpu --sections prefill-nf4,decode  # some of it
     python -m benchmarks.gpu --resume                       # what this commit and card lack yet
-    python -m benchmarks.gpu --tiny --device cpu --no-save  # a look without a GPU; means nothing
+    python -m benchmarks.gpu --tiny --device cpu            # a look without a GPU; means nothing
 
 Most wanted first. Each finished section is written at once to results/gpu.json, in the place of the
 same section there; a section that would not end within --minutes is not begun. With --commit the
@@ -34,6 +34,7 @@ from benchmarks.gpu_bench import FULL, TINY, Bench, Scale
 from tokenreduce.errors import SettingError, TokenReduceError
 
 NAME = "gpu"
+RESULT = record.RESULTS / f"{NAME}.json"
 Measure = Callable[[Bench], tuple[gpu_rows.Figures, dict[str, Any]]]
 
 
@@ -97,11 +98,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="skip what is there already")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, a few frames")
     parser.add_argument("--folder", help="for the films; a temporary one by default")
-    parser.add_argument("--output", type=Path, default=record.RESULTS / f"{NAME}.json")
+    parser.add_argument("--output", type=Path, help=f"results/{NAME}.json; tiny: none")
     parser.add_argument("--no-save", action="store_true", help="print only")
     parser.add_argument("--commit", help="its name; git is asked by default")
     parser.add_argument("--stand-in", type=float, default=1.0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.output is None and not options.tiny:  # tiny figures mean nothing
+        options.output = RESULT
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     return options
@@ -114,7 +117,7 @@ def _run(bench: Bench, options: argparse.Namespace) -> int:
         "tiny": options.tiny,
         "stand_in": options.stand_in,
     }
-    found = stored(options.output)
+    found = {} if options.output is None else stored(options.output)
     failed = False
     for name in (name for name in SECTIONS if name in options.sections):
         if options.resume and same(found.get(name), here):
@@ -129,7 +132,7 @@ def _run(bench: Bench, options: argparse.Namespace) -> int:
             continue
         found[name] = {**record.where(), **here, **done}
         print(table(name, found[name]), flush=True)
-        if not options.no_save:
+        if options.output is not None and not options.no_save:
             save(options.output, found, here)
     return int(failed)
 

@@ -5,7 +5,6 @@ Sections of benchmarks/gpu.py, see there.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from benchmarks.gpu_bench import Bench, unheard, unseen
 from benchmarks.gpu_rows import NO_FIT, Figures
 from benchmarks.record import Spread, rounds, spreads
 from tokenreduce.engine.generate import generate
-from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling
+from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling, Way
 from tokenreduce.models.llava_video import LlavaVideo
 from tokenreduce.models.vision import pixel_values
 
@@ -29,9 +28,7 @@ def decoding(bench: Bench) -> Found:
     model, scale = bench.model("nf4"), bench.scale
     viewed, _ = bench.view(model, scale.frames, reduced=True)
     prompt = bench.prompt(model, viewed)
-    ways: tuple[str, ...] = ("stock", "slots")
-    if "way" not in inspect.signature(generate).parameters:
-        ways = ("stock",)
+    ways: tuple[Way, ...] = ("stock", "slots")
     works = {way: partial(_decoded, bench, model, prompt, viewed.prunes, way) for way in ways}
     roads = {way: work() for way, work in works.items()}
     taken = rounds(
@@ -39,28 +36,24 @@ def decoding(bench: Bench) -> Found:
     )
     rates = {way: [one["tokens_a_second"] for one in samples] for way, samples in taken.items()}
     figures: dict[str, float | str] = {"stock": Spread.of(rates["stock"]).median}
-    if "slots" in rates:
+    road = roads["slots"].decoding
+    if bench.on_gpu and road.road != "graphs":
+        figures |= dict.fromkeys(("slots", "speedup"), f"not done: no graphs, {road.because}")
+    else:
         pairs = zip(rates["slots"], rates["stock"], strict=True)
         figures["slots"] = Spread.of(rates["slots"]).median
         figures["speedup"] = Spread.of([ours / stock for ours, stock in pairs]).median
-    else:
-        figures |= dict.fromkeys(("slots", "speedup"), "not done: this commit has stock alone")
     return figures, {
         "spreads": {way: spreads(samples) for way, samples in taken.items()},
         "steps": scale.steps,
         "visual_per_layer": roads["stock"].per_layer,
-        "road": {way: vars(getattr(made, "decoding", object)) for way, made in roads.items()}
-        if len(roads) > 1
-        else {},
+        "decoding": {way: made.decoding for way, made in roads.items()},
     }
 
 
 def _decoded(
-    bench: Bench, model: LlavaVideo, prompt: Prompt, prunes: tuple[Prune, ...], way: str
+    bench: Bench, model: LlavaVideo, prompt: Prompt, prunes: tuple[Prune, ...], way: Way
 ) -> Generation:
-    chat: dict[str, Any] = {} if way == "stock" else {"way": way}
-    if "way" in inspect.signature(generate).parameters:
-        chat = {"way": way}
     return generate(
         model.host,
         model.chat.text_of,
@@ -70,7 +63,7 @@ def _decoded(
         model.chat.stops,
         unheard,
         unseen,
-        **chat,
+        way=way,
     )
 
 

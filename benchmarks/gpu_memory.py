@@ -5,15 +5,16 @@ Sections of benchmarks/gpu.py, see there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from benchmarks.gpu_bench import GIB, Bench, NotDone
 from benchmarks.gpu_rows import NO_FIT, Figures
+from tokenreduce.footprint import Stage, of_plan
 from tokenreduce.models.llava_video import LlavaVideo
+from tokenreduce.models.vision import batch_of
+from tokenreduce.plan import Overrides
 
 Found = tuple[Figures, dict[str, Any]]
 
@@ -104,25 +105,43 @@ def peak(bench: Bench) -> Found:
 
 
 def prediction(bench: Bench) -> Found:
-    """The product's prediction against the measured peak, over frames x budgets."""
-    if find_spec("tokenreduce.footprint") is None:
-        return dict.fromkeys(("worst_over", "worst_under"), "not done: nothing predicts"), {}
-    foresee: Any = import_module("tokenreduce.footprint")
+    """The product's prediction against the measured peak, over frames x budgets, reduced; and
+    unreduced at scale.frames."""
     model, scale = bench.model("nf4"), bench.scale
     ratios: dict[str, float] = {}
     details: dict[str, Any] = {}
-    for frames in scale.grid_frames:
-        for budget in scale.grid_budgets:
-            if budget > model.spec.layout(frames).available:
-                continue
-            measured = bench.peak(partial(_road, bench, model, frames, budget=budget))
-            predicted = _predicted(bench, model, foresee, frames, budget)
-            name = f"{frames} frames, budget {budget}"
-            ratios[name] = predicted / measured
-            details[name] = {"predicted_bytes": predicted, "measured_bytes": measured}
+    grid: list[tuple[int, int | None]] = [(scale.frames, None)]
+    grid += [(frames, budget) for frames in scale.grid_frames for budget in scale.grid_budgets]
+    for frames, budget in grid:
+        if budget is not None and budget > model.spec.layout(frames).available:
+            continue
+        reduced = budget is not None
+        work = partial(_road, bench, model, frames, reduced=reduced, budget=budget)
+        measured, stages = bench.peak(work), foreseen(bench, model, frames, budget)
+        fullest = max(stages, key=lambda stage: stage.total)
+        name = f"{frames} frames, " + ("unreduced" if budget is None else f"budget {budget}")
+        ratios[name] = fullest.total / measured
+        details[name] = {
+            "measured_bytes": measured,
+            "predicted_bytes": fullest.total,
+            "stage": fullest.name,
+            "parts": dict(fullest.parts),
+        }
     figures = {"worst_over": max(ratios.values()), "worst_under": min(ratios.values())}
     return figures, {"ratio": ratios, **details}
 
 
-def _predicted(bench: Bench, model: LlavaVideo, foresee: Any, frames: int, budget: int) -> float:
-    raise NotDone("not done: nothing predicts")
+def foreseen(bench: Bench, model: LlavaVideo, frames: int, budget: int | None) -> Sequence[Stage]:
+    """The stages of such a run; of one whose model is loaded already."""
+    preset = "none" if budget is None else "aim"
+    plan = bench.plan(model, preset, Overrides(frames=frames, budget=budget), float(frames))
+    found = of_plan(
+        model.spec,
+        plan,
+        text_tokens=bench.scale.text,
+        quantize=model.quantize,
+        dtype_bytes=model.dtype.itemsize,
+        tower_batch=batch_of(bench.device),
+        cuda=bench.on_gpu,
+    )
+    return [stage for stage in found.stages if stage.name != "load"]

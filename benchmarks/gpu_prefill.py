@@ -5,9 +5,10 @@ Sections of benchmarks/gpu.py, see there. Each gives its rows' figures and what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,11 +23,12 @@ from tokenreduce import cost, overhead
 from tokenreduce.budget import Layout
 from tokenreduce.engine.host import prepare
 from tokenreduce.engine.types import Prompt, Prune
+from tokenreduce.importance import importance
 from tokenreduce.methods.aim_prune import AimPrune
 from tokenreduce.models.llava_video import LlavaVideo
 from tokenreduce.models.quantize import Quantize
 from tokenreduce.schedule import Full, Ramp
-from tokenreduce.tokens import Tokens
+from tokenreduce.tokens import Attention, Tokens
 
 Found = tuple[Figures, dict[str, Any]]
 
@@ -56,6 +58,7 @@ def prefill(bench: Bench, kind: Quantize) -> Found:
         work()
     taken = rounds({name: bench.timed(work) for name, work in works.items()}, scale.repeats)
     flops = {name: flops_of(model, case.prompt, case.prunes) for name, case in cases.items()}
+    causal = {name: causal_flops(model, case.prompt, case.prunes) for name, case in cases.items()}
     figures: dict[str, float | str] = {
         "plain_seconds": Spread.of([one["seconds"] for one in taken["plain"]]).median
     }
@@ -67,10 +70,12 @@ def prefill(bench: Bench, kind: Quantize) -> Found:
         figures[f"speedup{suffix}"] = ratio(*pair)
         figures[f"of_flops{suffix}"] = less_fixed / of_flops
         ratios[f"flops_ratio{suffix}"] = of_flops
+        ratios[f"causal_flops_ratio{suffix}"] = causal[f"plain{name}"] / causal[f"reduced{name}"]
     return {**figures, **fixed}, {
         "seconds": {n: spreads(t) for n, t in taken.items()},
         **ratios,
         "flops": flops,
+        "causal_flops": causal,
         "visual": {n: case.prompt.visual.shape[0] for n, case in cases.items()},
         "text": {n: case.prompt.text_count for n, case in cases.items()},
     }
@@ -99,6 +104,16 @@ def flops_of(model: LlavaVideo, prompt: Prompt, prunes: Sequence[Prune] = ()) ->
     per_layer = cost.acting(prunes[0].schedule if prunes else Full(), text.layers, visual)
     own = overhead.inside_llm(prunes, text, per_layer, prompt.text_count)
     return float(cost.llm_cost(text, per_layer, prompt.text_count).total + own.total)
+
+
+def causal_flops(model: LlavaVideo, prompt: Prompt, prunes: Sequence[Prune] = ()) -> float:
+    """The language model's products alone, of pairs only those not in the future: what a causal
+    attention kernel really computes, where `flops_of` counts all n x n as the paper does."""
+    text, visual = model.spec.text, prompt.visual.shape[0]
+    per_layer = cost.acting(prunes[0].schedule if prunes else Full(), text.layers, visual)
+    whole = cost.llm_cost(text, per_layer, prompt.text_count).matmul
+    future = sum(2 * (v + prompt.text_count) ** 2 for v in per_layer)
+    return float(whole - future * text.heads * text.head_width)
 
 
 def dequantised(bench: Bench, model: LlavaVideo) -> dict[str, float]:
@@ -157,9 +172,22 @@ def kernel(bench: Bench, model: LlavaVideo, tokens: int) -> tuple[float | str, d
     """How many times faster the kernel scores one layer than plain torch does."""
     if not bench.on_gpu:
         return "not done: the kernel is for CUDA", {}
-    if find_spec("tokenreduce.importance_kernel") is None:
-        return "not done: there is no kernel", {}
-    return "not done: there is no kernel", {}
+    if find_spec("triton") is None:
+        return "not done: triton is not installed", {}
+    fused: Any = import_module("tokenreduce.importance_kernel").reach_fused
+    text, length = model.spec.text, tokens + bench.scale.text
+    shape = (length, text.head_width)
+    q = torch.randn(1, text.heads, *shape, device=bench.device, dtype=model.dtype)
+    k = torch.randn(1, text.kv_heads, *shape, device=bench.device, dtype=model.dtype)
+    shown = Attention(q, k, text.head_width**-0.5, causal=True)
+    works: dict[str, Callable[[], object]] = {
+        "plain": partial(importance, shown),
+        "kernel": partial(fused, shown, temperature=0.1, iterations=5, damping=0.0),
+    }
+    for work in works.values():
+        work()
+    taken = rounds({name: bench.timed(work) for name, work in works.items()}, bench.scale.repeats)
+    return ratio(taken["plain"], taken["kernel"]), {name: spreads(t) for name, t in taken.items()}
 
 
 def masking(bench: Bench) -> Found:
