@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenreduce.errors import ModelError
 from tokenreduce.models.fields import Config, mapping, refuse_other, text_spec, vision_spec
+from tokenreduce.models.saved import stored_quantize
 from tokenreduce.models.spec import ModelSpec
 
 TITLE = "LLaVA-1.5 with Vicuna (llava-hf/llava-1.5-7b-hf and the like, llava of transformers)"
@@ -70,11 +71,7 @@ def read_spec(name: str, config: Config, preprocessor: Config) -> ModelSpec:
 
     Raises ModelError that names the key and the value where one is missing or cannot be used.
     """
-    if "quantization_config" in config:
-        raise ModelError(
-            f"{name}: its config.json says quantization_config, so its weights are quantised "
-            "already; give the original checkpoint and --quantize"
-        )
+    stored_quantize(config, name)
     vision, language = vision_section(name, config), text_section(name, config)
     refuse_other(name, vision, "hidden_act", ("quick_gelu", "gelu"))
     refuse_other(name, language, "hidden_act", ("silu",))

@@ -20,6 +20,7 @@ from tokenreduce.models.fields import (
     text_spec,
     vision_spec,
 )
+from tokenreduce.models.saved import stored_quantize
 from tokenreduce.models.spec import ModelSpec, Tiling
 
 Format = Literal["original", "transformers"]
@@ -105,11 +106,7 @@ def read_spec(name: str, config: Config, preprocessor: Config) -> ModelSpec:
 
     Raises ModelError that names the key and the value where one is missing or cannot be used.
     """
-    if "quantization_config" in config:
-        raise ModelError(
-            f"{name}: its config.json says quantization_config, so its weights are quantised "
-            "already; give the original checkpoint and --quantize"
-        )
+    stored_quantize(config, name)
     vision, language = vision_section(name, config), text_section(name, config)
     refuse_other(name, vision, "model_type", ("siglip_vision_model",))
     refuse_other(name, vision, "hidden_act", ("gelu_pytorch_tanh",))

@@ -14,6 +14,7 @@ from threading import Lock
 from types import EllipsisType
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -78,13 +79,16 @@ class Files:
 
 @dataclass(frozen=True)
 class Later:
-    """A tensor that has not been read, as transformers takes it: `[...]` reads it."""
+    """A tensor that has not been read, as transformers takes it: `[...]` reads it, and gives it
+    `dtype` if there is one."""
 
     files: Files
     stored: Stored
+    dtype: torch.dtype | None = None
 
     def __getitem__(self, all_of_it: EllipsisType) -> Tensor:
-        return self.files.read(self.stored)
+        tensor = self.files.read(self.stored)
+        return tensor if self.dtype is None else tensor.to(self.dtype)
 
     def get_dtype(self) -> str:
         return self.stored.dtype
@@ -93,7 +97,9 @@ class Later:
         return list(self.stored.shape)
 
 
-def later(stored: Mapping[str, Stored]) -> dict[str, Later]:
-    """Every tensor under the same name, none of them read."""
-    files = Files()
-    return {name: Later(files, one) for name, one in stored.items()}
+def later(
+    stored: Mapping[str, Stored], dtypes: Mapping[str, torch.dtype] | None = None
+) -> dict[str, Later]:
+    """Every tensor under the same name, none of them read. dtypes: of those that get another."""
+    files, others = Files(), dtypes or {}
+    return {name: Later(files, one, others.get(name)) for name, one in stored.items()}

@@ -121,10 +121,10 @@ def _pack_file(
             else:
                 made[one.key] = tensor
             on_tensor(number)
-        temporary = to.with_name(f"{to.name}{PART}")
-        save_file(made, temporary, {"format": "pt"})
-        # It writes what nobody else may read; as other files are is as it should be.
-        temporary.chmod((to.parent / _MADE).stat().st_mode)
+    temporary = to.with_name(f"{to.name}{PART}")
+    save_file(made, temporary, {"format": "pt"})
+    # It writes what nobody else may read; as other files are is as it should be.
+    temporary.chmod((to.parent / _MADE).stat().st_mode)
     os.replace(temporary, to)
 
 

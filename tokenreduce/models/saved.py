@@ -97,16 +97,15 @@ def stored_quantize(config: Mapping[str, Any], name: str) -> str | None:
     told = config.get("quantization_config")
     if told is None:
         return None
-    if isinstance(told, dict) and told.get("quant_method") == "bitsandbytes":
-        if told.get("load_in_4bit") is True and told.get("bnb_4bit_quant_type") == "nf4":
+    found = told if isinstance(told, dict) else {}
+    method = found.get("quant_method")
+    if method == "bitsandbytes" and found.get("load_in_4bit") is True:
+        if found.get("bnb_4bit_quant_type") == "nf4" and found.get("bnb_4bit_use_double_quant"):
             return "nf4"
-        kind = "another kind of bitsandbytes weights than nf4"
-    else:
-        method = told.get("quant_method") if isinstance(told, dict) else told
-        kind = f"weights quantised by {method!r}"
+        method = "bitsandbytes, and not as NF4 with double quantisation"
     raise ModelError(
-        f"{name}: holds {kind}; give the original checkpoint, or one saved by "
-        "`tokenreduce models pull ID --nf4`"
+        f"{name}: its weights are quantised already (by {method or 'nothing known'}); give the "
+        "original checkpoint and --quantize, or what `tokenreduce models pull --nf4` saved"
     )
 
 
@@ -127,6 +126,12 @@ def packed(name: str, shape: tuple[int, ...]) -> dict[str, tuple[str, tuple[int,
         f"{name}.nested_quant_map": ("F32", (256,)),
         f"{name}.{STATE}": ("U8", None),
     }
+
+
+def is_scale(name: str) -> bool:
+    """Whether `name` is that of something beside a packed matrix, in saved files."""
+    matrix, found, _ = name.rpartition(".weight.")
+    return bool(found) and is_matrix(f"{matrix}.weight", (0, 0))
 
 
 def check_state(text: bytes, shape: tuple[int, ...], name: str) -> None:

@@ -25,7 +25,14 @@ from tokenreduce.models.files import CONFIG, listed, read_json, weight_files
 from tokenreduce.models.mapped import Stored, later, opened, stored_in
 from tokenreduce.models.placement import Placement
 from tokenreduce.models.quantize import bits_config, promise_dtype
-from tokenreduce.models.saved import STATE, check_state, is_matrix, packed, stored_quantize
+from tokenreduce.models.saved import (
+    STATE,
+    check_state,
+    is_matrix,
+    is_scale,
+    packed,
+    stored_quantize,
+)
 from tokenreduce.models.spread import device_map_of
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
@@ -70,8 +77,12 @@ def load_weights(
         # It reports at every layer that it casts, and that an optional CPU kernel is absent.
         python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
     whole = stored_quantize(read_json(folder / CONFIG, name), name) is None
+    dtypes: dict[str, torch.dtype] = {}
     if not whole:  # by this transformers knows that the files hold codes, and not weights
         config.quantization_config = bits.to_dict()
+        # It leaves all of such files in the dtype they have.
+        plain = [key for key, one in stored.items() if one.dtype in _FLOATS and not is_scale(key)]
+        dtypes = dict.fromkeys(plain, placement.dtype)
     where: dict[str, Any] = {"": placement.device}
     if placement.layers:
         where = device_map_of(empty_model(kind, config, name), placement)
@@ -81,7 +92,7 @@ def load_weights(
         # metadata and generation settings. Each is read when its turn comes.
         model, report = loader.from_pretrained(
             None,
-            state_dict=later(stored),
+            state_dict=later(stored, dtypes),
             config=config,
             dtype=placement.dtype,
             device_map=where,
