@@ -90,7 +90,7 @@ def _settings(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("settings", "warning", text)
     else:
         path = config_path(environ)
-        yield Finding("settings", "ok", f"{path}{'' if path.exists() else ': none, none needed'}")
+        yield Finding("settings", "ok", f"{path}" if path.exists() else f"none needed in {path}")
 
 
 def _terminal() -> Iterator[Finding]:

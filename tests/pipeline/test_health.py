@@ -286,7 +286,10 @@ def test_memory_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the weights of demo take" in one(device.memory).text
     monkeypatch.setattr("tokenreduce.memory.host_free_bytes", lambda: 1000)
     assert one(device.memory).state == "warning"
-    assert "is not known" in one(device.memory, replace(DEMO, model="./nowhere")).text
+    assert "is not here to be sized" in one(device.memory, replace(DEMO, model="./nowhere")).text
+    seven = one(device.memory, replace(DEMO, model="llava-video-7b"))
+    assert seven.state == "warning"
+    assert "the weights of llava-video-7b take 29." in seven.text
 
 
 @pytest.mark.parametrize(
@@ -382,6 +385,16 @@ def test_a_model_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr("tokenreduce.models.locate.cached", lambda _: tmp_path)
     assert "incomplete, 2 files are missing" in one(places.model, seven).text
+
+
+def test_a_copy_in_nf4_is_told(
+    checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = replace(DEMO, model=str(checkpoint_folder))
+    monkeypatch.setattr("tokenreduce.models.locate.saved_folder", lambda _: tmp_path)
+    assert f"whole, with a copy in NF4 in {tmp_path}, every" in one(places.model, here).text
+    monkeypatch.setattr("tokenreduce.models.locate.saved_folder", lambda _: checkpoint_folder)
+    assert "whole, in NF4 alone, every" in one(places.model, here).text
 
 
 def test_errors_are_one_line() -> None:

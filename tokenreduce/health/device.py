@@ -71,8 +71,9 @@ def memory(asked: Asked) -> Iterator[Finding]:
     here; who else uses it."""
     import torch
 
+    from tokenreduce.footprint_weights import weights
     from tokenreduce.memory import host_free_bytes
-    from tokenreduce.models.device_check import check_room, started, weight_bytes
+    from tokenreduce.models.device_check import check_room, started
     from tokenreduce.models.placement import choose_device, choose_dtype
     from tokenreduce.models.quantize import choose
 
@@ -86,10 +87,10 @@ def memory(asked: Asked) -> Iterator[Finding]:
         text = f"{size(free)} of the host's free" if free else "what the host has free is not told"
     spec = _spec(asked)
     if spec is None:
-        yield Finding("memory", "ok", f"{text}; what {asked.model} needs is not known before it is")
+        yield Finding("memory", "ok", f"{text}; {asked.model} is not here to be sized")
         return
     quantize, dtype = choose(asked.quantize, spec.text, chosen), choose_dtype(asked.dtype, chosen)
-    needed = weight_bytes(spec, quantize, dtype)
+    needed = weights(spec, quantize, dtype.itemsize)
     kind = str(dtype).removeprefix("torch.") if quantize == "none" else quantize
     text = f"{text}; the weights of {asked.model} take {size(needed)} in {kind}"
     if chosen.type == "cuda":
@@ -215,11 +216,11 @@ def _others(chosen: torch.device) -> str:
 
 
 def _spec(asked: Asked) -> ModelSpec | None:
-    """From a configuration that is on this machine; no network is asked."""
-    from tokenreduce.models.locate import read_spec
+    """From a configuration that is on this machine, or built in; no network is asked."""
+    from tokenreduce.models.builtin import planned_spec
 
     try:
-        return read_spec(asked.model, asked.revision)
+        return planned_spec(asked.model, asked.revision)[0]
     except (ModelError, SettingError):
         return None
 

@@ -42,7 +42,7 @@ def model(asked: Asked) -> Iterator[Finding]:
     Compares every tensor's header, which takes torch; without it, the files alone.
     """
     from tokenreduce.models.files import weight_files
-    from tokenreduce.models.locate import complete_here, resolve
+    from tokenreduce.models.locate import complete_here, resolve, saved_folder
 
     try:
         source = resolve(asked.model, asked.revision)
@@ -50,11 +50,14 @@ def model(asked: Asked) -> Iterator[Finding]:
         if folder is None:
             yield _absent(asked)
             return
+        packed = saved_folder(source)
         count = sum(path.stat().st_size for path in weight_files(folder, source.name))
     except (TokenReduceError, OSError) as error:
         yield of_error("model", error)
         return
     text = f"{asked.model}: {count / 1e9:.2f} GB, whole"
+    if packed is not None:
+        text += ", in NF4 alone" if packed == folder else f", with a copy in NF4 in {packed}"
     try:
         from tokenreduce.models.load import check
     except Exception as error:  # torch or transformers is broken, and has a line of its own

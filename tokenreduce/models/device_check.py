@@ -16,14 +16,12 @@ import torch
 
 from tokenreduce import nvidia
 from tokenreduce.errors import CapacityError
+from tokenreduce.footprint_weights import weights
 from tokenreduce.models.kernels import fault
-from tokenreduce.models.quantize import Quantize, layer_bytes
+from tokenreduce.models.quantize import Quantize
 from tokenreduce.models.spec import ModelSpec
 
 ADVICE = "run `tokenreduce doctor`"
-# Of an NF4 weight with double quantisation: half a byte, a scale of 8 bits for 64 of them, and of
-# 256 such scales one of 32 bits.
-_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 # What CUDA says as it starts, and what to make of it.
 _MEANINGS = (
     (
@@ -90,31 +88,25 @@ def check_room(
         free += torch.cuda.memory_reserved(device)
     if needed <= free:
         return
-    weights = f"the weights of {name} alone take {needed / 2**30:.1f} GiB" + (
+    told = f"the weights of {name} alone take {needed / 2**30:.1f} GiB" + (
         f" in {quantize}" if quantize != "none" else ""
     )
     if needed <= total:
         raise CapacityError(
             f"device {device}: {free / 2**30:.1f} of its {total / 2**30:.1f} GiB are free, and "
-            f"{weights}; end what else uses the card; to see what, {ADVICE}"
+            f"{told}; end what else uses the card; to see what, {ADVICE}"
         )
     fits = weight_bytes(spec, "nf4", dtype) <= total
     raise CapacityError(
-        f"device {device}: it has {total / 2**30:.1f} GiB, and {weights}; choose "
+        f"device {device}: it has {total / 2**30:.1f} GiB, and {told}; choose "
         f"{'--quantize nf4' if fits and quantize != 'nf4' else 'a smaller --model'}, "
         f"--device-map auto or --device cpu; {ADVICE}"
     )
 
 
 def weight_bytes(spec: ModelSpec, quantize: Quantize, dtype: torch.dtype) -> int:
-    """Bytes of the weights on their device, at least: embeddings and output layer, which may be
-    one, count once; biases and norms not at all."""
-    vision, text = spec.vision, spec.text
-    layers = layer_bytes(text) // 2
-    tower = vision.layers * vision.width * (4 * vision.width + 2 * vision.mlp_width)
-    beside = tower + text.vocab * text.width + text.width * (vision.width + text.width)
-    each = {"nf4": _NF4_BYTES, "int8": 1.0, "none": dtype.itemsize}[quantize]
-    return round(layers * each) + beside * dtype.itemsize
+    """Bytes of all weights on their device. dtype: of what is not quantised."""
+    return weights(spec, quantize, dtype.itemsize)
 
 
 def left_aside(asked: str) -> str | None:

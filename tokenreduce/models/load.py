@@ -8,7 +8,9 @@ from pathlib import Path
 
 from tokenreduce.errors import SettingError
 from tokenreduce.events import Watcher, ignore
+from tokenreduce.models.aliases import ALIASES
 from tokenreduce.models.base import VideoModel
+from tokenreduce.models.builtin import builtin
 from tokenreduce.models.device_check import check_device, check_room, left_aside
 from tokenreduce.models.families import FAMILIES, family_of
 from tokenreduce.models.files import CONFIG, read_json
@@ -71,8 +73,19 @@ def placed(
     check_device(choose_device(device))
     if (told := left_aside(device)) is not None:
         warn(told)
+    _check_size(name, device, dtype, quantize, device_map)
     source = resolve(name, revision, offline=offline)
     return _settled(source, device, dtype, quantize, device_map, max_memory_bytes)[0]
+
+
+def _check_size(name: str, device: str, dtype: str, quantize: str, device_map: str) -> None:
+    """Refuses an alias by the size that is known of it, before its configuration is downloaded."""
+    if device_map != "none" or name.lower() not in ALIASES:
+        return
+    spec = builtin(name.lower())
+    if spec is not None:
+        early = place(device, dtype, quantize, spec.text)
+        check_room(name, spec, early.quantize, early.dtype, early.device)
 
 
 def _settled(
