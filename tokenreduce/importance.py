@@ -34,7 +34,7 @@ def importance(
     t = 1 .. iterations, the root mean square over heads. The last is the importance; the earlier
     ones tell apart tokens whose importance underflows to the same zero.
 
-    Half precision of KERNEL_FROM tokens or more on a CUDA device goes through `importance_fused`
+    Half precision of KERNEL_FROM tokens or more on an NVIDIA GPU goes through `importance_fused`
     where triton is installed and block_bytes is not given; all else, and what fails there with a
     RuntimeWarning, through `importance_plain`. The two differ by rounding alone.
 
@@ -137,9 +137,7 @@ def ranked(score: Tensor) -> Tensor:
 
 
 def _long_on_gpu(attention: Attention) -> bool:
-    q = attention.q
-    long = q.device.type == "cuda" and attention.length >= KERNEL_FROM
-    if not (long and q.dtype in _HALVES):
+    if attention.length < KERNEL_FROM or not _halves_on_gpu(attention):
         return False
     try:
         from tokenreduce.importance_kernel import fits
@@ -148,14 +146,13 @@ def _long_on_gpu(attention: Attention) -> bool:
     return fits(attention)
 
 
-def _half_to_single(attention: Attention) -> bool:
-    """Whether half precision can be multiplied into float32 sums: torch 2.8 on an NVIDIA GPU of
-    2020 or later."""
+def _halves_on_gpu(attention: Attention) -> bool:
+    """Half precision on an NVIDIA GPU of 2020 or later: before, Triton has no tensor cores and no
+    product of bfloat16 exists."""
     q, k = attention.q, attention.k
     if q.device.type != "cuda" or q.dtype not in _HALVES or k.dtype != q.dtype:
         return False
-    known = torch.version.hip is None and "dtype_out" in torch.ops.aten.baddbmm.overloads()
-    return known and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    return torch.version.hip is None and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def _check(attention: Attention, temperature: float, iterations: int, damping: float) -> None:
@@ -181,8 +178,10 @@ class _Weights:
     def __init__(self, attention: Attention, temperature: float, step: int) -> None:
         b, h, length, width = attention.q.shape
         # float32 logits: dividing by the temperature magnifies what a half precision would round
-        # away. Operands are widened only where the device cannot multiply halves into float32.
-        self._halves = _half_to_single(attention)
+        # away. Operands are widened only where halves cannot be multiplied into float32 sums: torch
+        # has had that since 2.8.
+        known = "dtype_out" in torch.ops.aten.baddbmm.overloads()
+        self._halves = known and _halves_on_gpu(attention)
         self._q, k = attention.q, attention.k if self._halves else attention.k.float()
         self._keys = k.reshape(-1, length, width).transpose(1, 2)
         self._sharp = attention.scale / temperature

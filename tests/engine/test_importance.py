@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from tokenreduce.importance import importance, ranked
+from tokenreduce import importance as module
+from tokenreduce.importance import importance, importance_plain, ranked
 from tokenreduce.tokens import Attention
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "aim_importance"
@@ -93,6 +95,55 @@ def test_half_precision_operands_lose_nothing() -> None:
     half = importance(Attention(q, k, 0.25, causal=True))
     full = importance(Attention(q.float(), k.float(), 0.25, causal=True))
     torch.testing.assert_close(half, full, rtol=0, atol=0)
+
+
+@pytest.fixture
+def widened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.dtype]]:
+    """Products of half precision with float32 sums on the CPU, which has them on a GPU alone: the
+    dtype of the operands of each."""
+    seen: list[torch.dtype] = []
+
+    def multiply(
+        z: Tensor,
+        q: Tensor,
+        k: Tensor,
+        dtype: torch.dtype,
+        *,
+        beta: float,
+        alpha: float,
+        out: Tensor,
+    ) -> Tensor:
+        assert (beta, dtype, k.dtype) == (0, torch.float32, q.dtype)
+        assert z is out
+        seen.append(q.dtype)
+        return torch.baddbmm(z, q.float(), k.float(), beta=beta, alpha=alpha, out=out)
+
+    monkeypatch.setattr(module, "_halves_on_gpu", lambda _: True)
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("baddbmm.dtype_out", multiply, "CPU")
+    yield seen
+    library._destroy()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_multiplied_as_they_are(dtype: torch.dtype, widened: list[torch.dtype]) -> None:
+    q, k = torch.randn(2, 4, 90, 16).to(dtype), torch.randn(2, 2, 90, 16).to(dtype)
+    half = importance(Attention(q, k, 0.25, causal=True), block_bytes=1)
+    assert widened == [dtype] * 6  # blocks of 16 rows
+    expected = dense(Attention(q, k, 0.25, causal=True), 0.1, 5, 0.0)
+    torch.testing.assert_close(half, expected.float(), rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("length", [1, 333, 4_000])
+def test_on_a_gpu_halves_lose_nothing(length: int, dtype: torch.dtype) -> None:
+    q = torch.randn(1, 28, length, 128, device="cuda").to(dtype)
+    k = torch.randn(1, 4, length, 128, device="cuda").to(dtype)
+    half = importance_plain(Attention(q, k, 128**-0.5, causal=True))
+    full = importance_plain(Attention(q.float(), k.float(), 128**-0.5, causal=True))
+    torch.testing.assert_close(half, full, rtol=5e-4, atol=1e-9)
 
 
 def test_what_cannot_be_scored_is_refused() -> None:
