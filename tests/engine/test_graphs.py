@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import BitsAndBytesConfig, DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
+from tokenreduce.engine import stepper
 from tokenreduce.engine.generate import generate
 from tokenreduce.engine.graphs import CudaGraphs
 from tokenreduce.engine.host import HostedQwen2, prepare
@@ -219,6 +222,24 @@ def test_a_step_is_run_and_recorded_on_a_stream_of_its_own(monkeypatch: pytest.M
     assert cuda.events[1:] == ["replay on main"] * 2
 
 
+@pytest.mark.parametrize("absent", [True, False])
+def test_on_cuda_a_stepper_records_with_triton_or_without(
+    monkeypatch: pytest.MonkeyPatch, qwen2: Any, absent: bool
+) -> None:
+    """Everything here is on a CPU, but `chosen` is told otherwise."""
+    Pretended(monkeypatch, broken=True)
+    monkeypatch.setattr(stepper, "_devices", lambda *_: {CUDA})
+    if absent:
+        monkeypatch.setitem(sys.modules, "tokenreduce.engine.split_attention", None)
+    ways: tuple[Way, ...] = ("auto", "slots")
+    for way in ways:
+        steps, because = chosen(qwen2.hosted, way, CUDA)
+        assert because == ""
+        assert isinstance(steps, Stepper)
+        assert isinstance(steps._recorder, CudaGraphs)
+        assert (steps._attend is None) == (absent or find_spec("triton") is None)
+
+
 def test_a_failed_capture_leaves_stream_and_random_numbers_as_they_were(
     monkeypatch: pytest.MonkeyPatch, qwen2: Any, make_prompt: MakePrompt
 ) -> None:
@@ -257,7 +278,7 @@ def test_a_failed_capture_leaves_stream_and_random_numbers_as_they_were(
 def test_graphs_give_the_tokens_of_stock_in_float32(qwen2: Any, make_prompt: MakePrompt) -> None:
     """200 tokens: recorded twice. Sampling draws the same, and goes on drawing afterwards."""
     model = copy.deepcopy(qwen2.hosted).to(CUDA)
-    prompt = placed(make_prompt(400, range(6, 390)), torch.float32)
+    prompt = placed(make_prompt(700, range(6, 690)), torch.float32)
     for sampling in (Sampling(200), Sampling(200, 1.5, 7)):
         stock = answer(model, prompt, "stock", sampling)
         graphs = answer(model, prompt, "auto", sampling)
@@ -274,7 +295,7 @@ def test_graphs_of_four_bit_layers(
 ) -> None:
     """Replayed is computed, bit for bit; and stock within what its other kernel rounds to."""
     model, found = quantised(dtype, CUDA), list[Tensor]()
-    prompt = placed(make_prompt(400, range(6, 390), width=64), dtype)
+    prompt = placed(make_prompt(700, range(6, 690), width=64), dtype)
     recorder = CudaGraphs.on(CUDA)
     ways = (None, Stepper(slots=24), Stepper(recorder, slots=24))
     for steps in ways:
@@ -308,7 +329,7 @@ def test_what_cannot_be_captured_is_computed_and_sampling_goes_on(
     """A layer that reads a number back waits for the device, which no graph can."""
     model = copy.deepcopy(qwen2.hosted).to(CUDA)
     model.model.norm.register_forward_hook(lambda *_: torch.ones(1, device=CUDA).tolist() and None)
-    prompt = placed(make_prompt(400, range(6, 390)), torch.float32)
+    prompt = placed(make_prompt(700, range(6, 690)), torch.float32)
     sampling = Sampling(40, 1.5, 7)
     made = answer(model, prompt, "auto", sampling)
     assert made.text == answer(model, prompt, "stock", sampling).text

@@ -22,6 +22,10 @@ NAME = "tokenreduce_sdpa"
 Observe = Callable[[Tensor, Tensor, float], None]
 """Called with q (b, h, l, d_head) and k (b, h_kv, l, d_head), both after RoPE, and the scale."""
 
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+"""Called with q (1, h, 1, d_head), keys and values (1, h_kv, n, d_head), a mask (1, 1, 1, n) to be
+added, and the scale: (1, 1, h, d_head)."""
+
 _NEEDED = {
     "hidden_states",
     "attention_mask",
@@ -40,11 +44,15 @@ def sdpa_observed(
     *,
     scaling: float,
     observe: Observe | None = None,
+    attend: Attend | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' own SDPA attention, after `observe` has been shown query and key."""
+    """transformers' own SDPA attention, after `observe` has been shown query and key; or what
+    `attend` gives, where there is one and a mask."""
     if observe is not None:
         observe(query, key, scaling)
+    if attend is not None and attention_mask is not None:
+        return attend(query, key, value, attention_mask, scaling), None
     stock = AttentionInterface()["sdpa"]
     attended: tuple[Tensor, Tensor | None] = stock(
         module, query, key, value, attention_mask, scaling=scaling, **kwargs

@@ -14,10 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from tokenreduce.engine.attention import Attend
 from tokenreduce.engine.graphs import CudaGraphs, Recorder, Step
 from tokenreduce.engine.slots import SLOTS, SlotCache
 from tokenreduce.engine.types import Decoding, Road, Way
 from tokenreduce.errors import SettingError
+
+LONG = 512
+"""Keys of a layer from which cutting them up may pay for the second kernel; an estimate."""
 
 
 class Stepper:
@@ -28,12 +32,18 @@ class Stepper:
     recorder  None computes every step
     because   why there is none, for the report
     slots     how many at a time
+    attend    in place of SDPA over LONG keys and more
     """
 
     def __init__(
-        self, recorder: Recorder | None = None, because: str = "", slots: int = SLOTS
+        self,
+        recorder: Recorder | None = None,
+        because: str = "",
+        slots: int = SLOTS,
+        attend: Attend | None = None,
     ) -> None:
         self._recorder, self._because, self._slots = recorder, because, slots
+        self._attend = attend
         self._replay: Step | None = None
         self._warm = False
         self._cache: SlotCache | None = None
@@ -75,7 +85,7 @@ class Stepper:
             else:
                 self._position.copy_(position)
             slotted.open()
-            logits = self._run(partial(step, model, slotted, self._embeds, self._position))
+            logits = self._run(model, slotted)
             slotted.close()
         return logits, slotted
 
@@ -87,27 +97,45 @@ class Stepper:
         self._bytes = slotted.nbytes
         return slotted
 
-    def _run(self, step: Step) -> Tensor:
+    def _run(self, model: Any, cache: SlotCache) -> Tensor:
         """Computed the first time, which loads what it needs; recorded the second; then replayed.
         So a short answer records nothing, and nothing is ever computed in vain."""
-        if self._recorder is None:
-            return step()
         if not self._warm:
             self._warm = True
-            return self._recorder.run(step)
+            return self._first(model, cache)
+        this = self._step(model, cache)
+        if self._recorder is None:
+            return this()
         if self._replay is None:
             begun = perf_counter()
             try:
-                self._replay = self._recorder.record(step)
+                self._replay = self._recorder.record(this)
             except Exception as error:  # whatever it is, computing still gives the right token
-                self._recorder, self._because = None, f"no CUDA graph: {_cause(error)}"
-                return step()
+                self._recorder = None
+                self._because = _also(self._because, f"no CUDA graph: {_cause(error)}")
+                return this()
             self._recordings += 1
             self._seconds += perf_counter() - begun
         return self._replay().clone()  # the next step writes over it
 
+    def _first(self, model: Any, cache: SlotCache) -> Tensor:
+        """A kernel that cannot be compiled here is heard of now, and done without."""
+        run = self._recorder.run if self._recorder is not None else _computed
+        if self._attend is not None:
+            try:
+                return run(self._step(model, cache))
+            except Exception as error:  # from any compiler; if it was not that, it comes again
+                self._attend = None
+                self._because = _also(self._because, f"stock attention: {_cause(error)}")
+        return run(self._step(model, cache))
 
-def step(model: Any, cache: SlotCache, embeds: Tensor, position: Tensor) -> Tensor:
+    def _step(self, model: Any, cache: SlotCache) -> Step:
+        return partial(step, model, cache, self._embeds, self._position, self._attend)
+
+
+def step(
+    model: Any, cache: SlotCache, embeds: Tensor, position: Tensor, attend: Attend | None = None
+) -> Tensor:
     """All layers of a hosted model over one token: float (1, 1, vocab).
 
     Everything that differs from step to step is in a tensor that stays where it is.
@@ -116,12 +144,15 @@ def step(model: Any, cache: SlotCache, embeds: Tensor, position: Tensor) -> Tens
     rope = stack.rotary_emb(embeds, position)
     hidden = embeds
     for index, layer in enumerate(stack.layers):
+        mask = cache.mask(index)
+        more = {"attend": attend} if attend is not None and mask.shape[-1] >= LONG else {}
         hidden = layer(
             hidden,
-            attention_mask=cache.mask(index),
+            attention_mask=mask,
             past_key_values=cache,
             use_cache=True,
             position_embeddings=rope,
+            **more,
         )
     logits: Tensor = model.lm_head(stack.norm(hidden))
     return logits
@@ -142,9 +173,26 @@ def chosen(model: Any, way: Way, device: torch.device) -> tuple[Stepper | None, 
         names = ", ".join(sorted(str(one) for one in elsewhere))
         return None, f"no CUDA graph: layers are also on {names}"
     if device.type == "cuda":
-        return Stepper(CudaGraphs.on(device)), ""
+        return Stepper(CudaGraphs.on(device), attend=_attend()), ""
     because = f"no CUDA graph: the model is on {device.type}"
     return (Stepper(None, because) if way == "slots" else None), because
+
+
+def _attend() -> Attend | None:
+    """Where there is no triton, SDPA it is."""
+    try:
+        from tokenreduce.engine.split_attention import attend
+    except ImportError:
+        return None
+    return attend
+
+
+def _computed(step: Step) -> Tensor:
+    return step()
+
+
+def _also(before: str, more: str) -> str:
+    return f"{before}; {more}" if before else more
 
 
 def _devices(*modules: nn.Module) -> set[torch.device]:

@@ -137,7 +137,7 @@ class Sampling:
 class Decoding:
     """How the tokens after the first were computed.
 
-    because      why not by graphs where they were wanted; empty if they were not, or if so
+    because      what stood in the way of anything faster; empty if nothing did
     cache_bytes  of the cache of slots when it was largest; 0 for stock
     recordings   of graphs, one for each time that the slots were laid out
     seconds      that recording took
