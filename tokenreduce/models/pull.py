@@ -110,8 +110,7 @@ def _original(
     needs = [(cache, _size_of(source, listing, missing) - begun_bytes(cache))]
     if nf4:
         made = saved.default_folder(os.environ) if beside is None else beside
-        output = spec.text.vocab * spec.text.width * torch.bfloat16.itemsize
-        needs.append((made, weight_bytes(spec, "nf4", torch.bfloat16) + output))
+        needs.append((made, weight_bytes(spec, "nf4", torch.bfloat16)))
     if missing:
         check_disks(source.name, needs)
         size = sum(one.file_size or 0 for one in missing)

@@ -120,13 +120,12 @@ def _room(index: int, most_bytes: int | None) -> int:
 
 
 def _sizes(placement: Placement, spec: ModelSpec) -> tuple[int, int]:
-    """Bytes of a layer, and of all beside the layers with an output layer of its own."""
+    """Bytes of a layer, and of all beside the layers."""
     whole = weight_bytes(spec, placement.quantize, placement.dtype)
     bare = weight_bytes(
         replace(spec, text=replace(spec.text, layers=0)), placement.quantize, placement.dtype
     )
-    output = spec.text.vocab * spec.text.width * placement.dtype.itemsize
-    return ceil((whole - bare) / spec.text.layers), bare + output
+    return ceil((whole - bare) / spec.text.layers), bare
 
 
 def _check_offloaded(
