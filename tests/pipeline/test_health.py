@@ -21,7 +21,7 @@ import torch
 import tokenreduce.demo
 from tokenreduce import nvidia
 from tokenreduce.health import checkup, decoding, device, helping, packages, places
-from tokenreduce.health.checkup import ON_DEVICE, ON_FILES, examine, exit_code
+from tokenreduce.health.checkup import ON_DEVICE, ON_FILES, Away, examine, exit_code
 from tokenreduce.health.finding import Asked, Finding, Look, of_error
 from tokenreduce.health.helping import Failed, Helper
 
@@ -112,8 +112,24 @@ def test_a_look_that_hangs_is_ended(helper: Callable[[float], Helper]) -> None:
         assert helping_.look("some_looks:fine")
 
 
-def test_what_cannot_be_looked_at_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken:
+def test_a_doctor_that_is_left_waits_for_nothing(
+    helper: Callable[[float], Helper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = (Away("a", "some_looks:hangs"), Away("b", "some_looks:hangs"))
+    monkeypatch.setattr(checkup, "ON_DEVICE", hanging)
+    monkeypatch.setattr(checkup, "ON_FILES", hanging)
+    monkeypatch.setattr(checkup, "Helper", lambda *_: helper(100))
+    for already_hanging_seconds in (0.0, 1.0):
+        began = time.monotonic()
+        findings = examine(DEMO)
+        next(findings)
+        time.sleep(already_hanging_seconds)
+        findings.close()
+        assert time.monotonic() - began < 50
+
+
+def test_what_cannot_be_looked_at_is_told_once() -> None:
+    class Broken(Helper):
         def look(self, order: str) -> list[Finding]:
             if order.endswith("torch_itself"):
                 return [Finding("torch", "problem", "cannot be imported", True)]
@@ -121,14 +137,7 @@ def test_what_cannot_be_looked_at_is_told_once(monkeypatch: pytest.MonkeyPatch) 
                 raise Failed("crashed (SIGSEGV)")
             raise AssertionError(order)
 
-        def __enter__(self) -> Broken:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            return None
-
-    monkeypatch.setattr(checkup, "Helper", lambda *_: Broken())
-    found = checkup._taken(ON_DEVICE, DEMO, 1)
+    found = checkup._taken(ON_DEVICE, Broken(DEMO, 1))
     assert [each.state for each in found] == ["problem", *["warning"] * 5, "problem"]
     assert found[1].text == "not looked at, because of torch"
     assert exit_code(found) == 5

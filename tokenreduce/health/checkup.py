@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tokenreduce.health import packages
 from tokenreduce.health.finding import Asked, Finding, Look, of_error
 from tokenreduce.health.helping import Failed, Helper
 
-LIMIT_SECONDS = 60.0
+LIMIT_SECONDS = 30.0
 """For one look. Most take well under a second; importing torch on a busy machine does not."""
 
-_HERE: tuple[tuple[str, Look], ...] = (
+_FIRST: tuple[tuple[str, Look], ...] = (
     ("python", packages.python),
     ("packages", packages.packages),
-    ("extras", packages.extras),
 )
+_LAST: tuple[tuple[str, Look], ...] = (("extras", packages.extras),)
 _HEALTH = "tokenreduce.health"
 
 
@@ -50,19 +50,21 @@ ON_FILES: tuple[Away, ...] = (
 )
 
 
-def examine(asked: Asked, limit_seconds: float = LIMIT_SECONDS) -> Iterator[Finding]:
+def examine(asked: Asked, limit_seconds: float = LIMIT_SECONDS) -> Generator[Finding]:
     """Findings as they are made, in the order of the looks. limit_seconds: for each look that could
     hang, after which it is a problem. Downloads nothing and leaves no process behind."""
-    with ThreadPoolExecutor(2) as threads:
+    work = [(looks, Helper(asked, limit_seconds)) for looks in (ON_DEVICE, ON_FILES)]
+    with ThreadPoolExecutor(len(work)) as threads:
         # Begun before the first is shown: they take seconds, and the rest nothing.
-        begun = [
-            threads.submit(_taken, looks, asked, limit_seconds) for looks in (ON_DEVICE, ON_FILES)
-        ]
-        first, *rest = _HERE[:2], _HERE[2:]
-        yield from _taken_here(first, asked)
-        yield from _each(begun)
-        for looks in rest:
-            yield from _taken_here(looks, asked)
+        begun = [threads.submit(_taken, looks, helper) for looks, helper in work]
+        try:
+            yield from _taken_here(_FIRST, asked)
+            for one in begun:
+                yield from one.result()
+            yield from _taken_here(_LAST, asked)
+        finally:  # nobody waits for what nobody will read
+            for _, helper in work:
+                helper.close()
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
@@ -74,11 +76,6 @@ def exit_code(findings: Sequence[Finding]) -> int:
     return 2 if problems else 0
 
 
-def _each(begun: Sequence[Future[list[Finding]]]) -> Iterator[Finding]:
-    for one in begun:
-        yield from one.result()
-
-
 def _taken_here(looks: Sequence[tuple[str, Look]], asked: Asked) -> Iterator[Finding]:
     for name, look in looks:
         try:
@@ -87,11 +84,11 @@ def _taken_here(looks: Sequence[tuple[str, Look]], asked: Asked) -> Iterator[Fin
             yield of_error(name, error)
 
 
-def _taken(looks: Sequence[Away], asked: Asked, limit_seconds: float) -> list[Finding]:
-    """By one helper, one after the other."""
+def _taken(looks: Sequence[Away], helper: Helper) -> list[Finding]:
+    """One after the other; ends the helper."""
     found: list[Finding] = []
     failed: dict[str, bool] = {}
-    with Helper(asked, limit_seconds) as helper:
+    with helper:
         for away in looks:
             made = _one(away, helper, failed)
             failed[away.name] = any(one.state == "problem" for one in made)

@@ -6,7 +6,7 @@ looks by name alone.
 
     from the parent   "module:function"
     to the parent     {"is": "ready"} once, then for each order {"is": "found", "found": [...]}
-                      with the fields of Finding, or {"is": "failed", "kind", "message"}
+                      with the fields of Finding, or {"is": "failed", "message"}
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Any, TextIO
 
-from tokenreduce.health.finding import Asked, Look
+from tokenreduce.health.finding import Asked, Look, of_error
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def _served(order: str, asked: Asked) -> dict[str, Any]:
         return {"is": "found", "found": [asdict(one) for one in look(asked)]}
     # Whatever a broken installation raises as it is imported, SystemExit included.
     except BaseException as error:
-        return {"is": "failed", "kind": type(error).__name__, "message": str(error)}
+        return {"is": "failed", "message": of_error(order, error).text}
 
 
 def _private_stdout() -> TextIO:

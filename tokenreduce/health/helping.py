@@ -39,7 +39,7 @@ class Helper:
         self._asked = asked
         self._limit = limit_seconds
         self._process: subprocess.Popen[str] | None = None
-        self._late = False
+        self._late = self._closed = False
 
     def __enter__(self) -> Helper:
         return self
@@ -49,13 +49,21 @@ class Helper:
 
     def look(self, order: str) -> list[Finding]:
         """What `order`, a "module:function", finds. Raises Failed."""
+        if self._closed:
+            raise Failed("not looked at: the doctor was ended")
         if self._process is None:
             self._start()
         told = self._told(order, self._limit)
         if told["is"] == "failed":
-            text = next((line.strip() for line in told["message"].splitlines() if line.strip()), "")
-            raise Failed(f"{told['kind']}: {text[:300]}" if text else told["kind"])
+            raise Failed(told["message"])
         return [Finding(**one) for one in told["found"]]
+
+    def close(self) -> None:
+        """From another thread: ends the look that is being taken, and lets none follow."""
+        self._closed = True
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def _start(self) -> None:
         root = str(Path(__file__).resolve().parents[2])
@@ -67,6 +75,8 @@ class Helper:
             env=os.environ | _ENVIRON,
             text=True,
         )
+        if self._closed:  # meanwhile
+            self._process.kill()
         self._told(None, max(_START_SECONDS, self._limit))
 
     def _told(self, order: str | None, limit_seconds: float) -> Mapping[str, Any]:
@@ -85,7 +95,7 @@ class Helper:
             line = ""
         finally:
             timer.cancel()
-        if not line:
+        if not line.endswith("\n"):
             raise Failed(self._end())
         told: Mapping[str, Any] = json.loads(line)
         return told

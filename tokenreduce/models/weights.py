@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from tokenreduce import memory
 from tokenreduce.errors import ModelError
+from tokenreduce.models.device_check import ADVICE
 from tokenreduce.models.files import CONFIG, listed, read_json, weight_files
 from tokenreduce.models.mapped import Stored, later, opened, stored_in
 from tokenreduce.models.placement import Placement
@@ -205,4 +206,7 @@ def quiet() -> Iterator[None]:
 
 def too_small(name: str, placement: Placement) -> str:
     smaller = "a smaller model" if placement.quantize == "nf4" else "--quantize nf4"
-    return f"{name}: the memory of {placement.device} does not suffice to load it; try {smaller}"
+    return (
+        f"{name}: the memory of {placement.device} does not suffice to load it; try {smaller}, or "
+        f"{ADVICE}"
+    )
