@@ -133,8 +133,6 @@ class SlotCache(Cache):
         """As many free slots again in front of all there is; every tensor but `slot` is new."""
         for index, layer in enumerate(self._slotted):
             keys, values = layer.parts
-            # Out of its place first: the old tensors end with this turn of the loop.
-            layer.keys = layer.values = self.slot
             self.layers[index] = SlotLayer(keys, values, self.free, self.slot)
             del keys, values
         self._used = 0
