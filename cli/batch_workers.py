@@ -11,6 +11,7 @@ from tokenreduce.batch.jobs import Job
 from tokenreduce.batch.pool import LocalPool, Pool, devices
 from tokenreduce.batch.recipe import Recipe
 from tokenreduce.batch.sources import Listing
+from tokenreduce.errors import SettingError
 from tokenreduce.memory import host_free_bytes
 
 from . import render
@@ -39,6 +40,11 @@ def hired(
     numbers: cluster and workers, None where nothing was given. Raises what `RayPool.join` raises.
     """
     address = numbers["cluster"]
+    if recipe.placing.device_map != "none" and (address or (numbers["workers"] or 1) > 1):
+        raise SettingError(
+            f"device_map {recipe.placing.device_map}: one model on all of a machine's GPUs, so "
+            "one worker and no cluster; leave --workers and --cluster out"
+        )
     if address is None:
         pool = _here(recipe, numbers["workers"])
     else:
@@ -50,6 +56,8 @@ def hired(
 
 
 def _here(recipe: Recipe, workers: int | None) -> Pool:
+    if recipe.placing.device_map != "none":
+        return LocalPool(recipe, {"all": recipe.placing.device}, None)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     names, threads = devices(
         recipe.placing.device,

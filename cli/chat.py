@@ -47,6 +47,8 @@ def chat(
     device: o.Device = None,
     dtype: o.Dtype = None,
     quantize: o.Quantize = None,
+    device_map: o.DeviceMap = None,
+    offline: o.Offline = None,
     max_new_tokens: o.MaxNewTokens = None,
     temperature: o.Temperature = None,
     seed: o.Seed = None,

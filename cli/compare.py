@@ -83,6 +83,8 @@ def compare(
     model: o.Model = None,
     device: o.Device = None,
     quantize: o.Quantize = None,
+    device_map: o.DeviceMap = None,
+    offline: o.Offline = None,
     max_new_tokens: o.MaxNewTokens = None,
     seed: o.Seed = None,
     as_json: o.Json = False,
@@ -111,6 +113,8 @@ def compare(
         "model": model,
         "device": device,
         "quantize": quantize,
+        "device_map": device_map,
+        "offline": offline,
         "max_new_tokens": max_new_tokens,
         "seed": seed,
     }

@@ -61,6 +61,26 @@ Quantize = Annotated[
         help="Weights of the language model: auto, nf4 (4 bit), int8 or none. Default: auto.",
     ),
 ]
+DeviceMap = Annotated[
+    str | None,
+    option(
+        "--device-map",
+        panel=_MODEL,
+        metavar="HOW",
+        help="auto spreads the layers over all GPUs, and what they have no room for into the CPU's "
+        "memory. Default: none, all on one device.",
+    ),
+]
+Offline = Annotated[
+    bool | None,
+    typer.Option(
+        "--offline/--no-offline",
+        metavar="",
+        rich_help_panel=_MODEL,
+        help="Use what is on this machine and download nothing (see: tokenreduce models pull). "
+        "Default: --no-offline.",
+    ),
+]
 MaxNewTokens = Annotated[
     str | None,
     option(

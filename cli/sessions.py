@@ -26,7 +26,7 @@ _OVER = (
     "end",
     "skip_duplicates",
 )
-_PLACING = ("revision", "device", "dtype", "quantize")
+_PLACING = ("revision", "device", "dtype", "quantize", "offline", "device_map")
 _SAMPLING = ("max_new_tokens", "temperature", "seed")
 
 

@@ -84,6 +84,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("device", Text("auto, cpu, cuda, cuda:N or mps", r"auto|cpu|mps|cuda(:\d+)?"), "auto"),
     Setting("dtype", Choice(("auto", "float32", "bfloat16", "float16")), "auto"),
     Setting("quantize", Choice(("auto", "nf4", "int8", "none")), "auto"),
+    Setting("device_map", Choice(("none", "auto")), "none"),
+    Setting("offline", Switch(), False),
     Setting("max_new_tokens", Whole("a whole number of tokens", 1, 1_000_000), 256),
     Setting("temperature", Number(0, 10), 0.0),
     Setting("seed", Whole("a whole number", 0, 2**32 - 1), 0),

@@ -61,6 +61,8 @@ def compare(
     device: str = "auto",
     dtype: str = "auto",
     quantize: str = "auto",
+    offline: bool = False,
+    device_map: str = "none",
     max_new_tokens: int = 256,
     seed: int = 0,
     limits: Limits | None = None,
@@ -83,9 +85,14 @@ def compare(
             device=device,
             dtype=dtype,
             quantize=quantize,
+            offline=offline,
+            device_map=device_map,
             warn=clock.warn,
         )
-    spec = read_spec(model, revision=revision) if isinstance(model, str) else model.spec
+    if isinstance(model, str):
+        spec = read_spec(model, revision=revision, offline=offline)
+    else:
+        spec = model.spec
     sampling = Sampling(max_new_tokens, 0.0, seed)
     every = wanted(spec, presets, methods, mean_budgets, budgets, preset, frames)
     stills = read_stills(files, spec, clock) if files.pictures else None
@@ -107,6 +114,8 @@ def compare(
                     device=device,
                     dtype=dtype,
                     quantize=quantize,
+                    offline=offline,
+                    device_map=device_map,
                     on_event=watch,
                 )
         else:

@@ -51,6 +51,8 @@ def answer(
     device: str = "auto",
     dtype: str = "auto",
     quantize: str = "auto",
+    offline: bool = False,
+    device_map: str = "none",
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     seed: int = 0,
@@ -63,7 +65,10 @@ def answer(
 
     preset         a name (`tokenreduce presets`), the path of a TOML file, or a Preset
     model          an alias (`tokenreduce models`), a hub id, a local folder, or a loaded
-                   VideoModel, to which revision, device, dtype and quantize no longer apply
+                   VideoModel, to which revision, device, dtype, quantize, offline and device_map
+                   no longer apply
+    offline        nothing is downloaded: a model that is not on this machine is an error
+    device_map     "auto" spreads a model's layers over all GPUs and on into the CPU's memory
     method         another than the preset's, by name (`tokenreduce methods`)
     budget         visual tokens entering the LLM, newlines included; exact, or all there are
     keep           share of the raw visual tokens kept, instead of a budget
@@ -104,7 +109,7 @@ def answer(
     with Session(
         Wanted(path, preset, over, sampling, subtitles),
         model=model,
-        placing=Placing(revision, device, dtype, quantize),
+        placing=Placing(revision, device, dtype, quantize, offline, device_map),
         limits=limits,
         cache=cache,
         watch=watch,

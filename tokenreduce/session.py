@@ -45,6 +45,13 @@ class Placing:
     device: str = "auto"
     dtype: str = "auto"
     quantize: str = "auto"
+    offline: bool = False
+    device_map: str = "none"
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What of it the bits of a video's tokens may depend on."""
+        return {name: value for name, value in asdict(self).items() if name != "offline"}
 
 
 class Session:
@@ -205,7 +212,8 @@ class Session:
 
     def _spec(self) -> ModelSpec:
         if isinstance(self._model, str):
-            return read_spec(self._model, revision=self._placing.revision)
+            revision, offline = self._placing.revision, self._placing.offline
+            return read_spec(self._model, revision=revision, offline=offline)
         return self._model.spec
 
     def _open(self, clock: Clock) -> Opened:
@@ -224,7 +232,7 @@ class Session:
         if self._cache is None or self._name is None or self._keep_sheet:
             return None
         told = identity(self._name, self._placing.revision)
-        return None if told is None else Kept(self._cache, told, asdict(self._placing))
+        return None if told is None else Kept(self._cache, told, self._placing.told)
 
     def _loaded(self, clock: Clock) -> VideoModel:
         if isinstance(self._model, str):

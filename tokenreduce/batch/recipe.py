@@ -71,9 +71,12 @@ class Recipe:
     def check(self, on_event: Watcher = ignore) -> None:
         """Raises SettingError or ModelError for whatever no file could be asked with. A model that
         is not here is downloaded now, once for all workers; no weight is loaded."""
-        spec = read_spec(self.model, revision=self.placing.revision)
+        revision, offline = self.placing.revision, self.placing.offline
+        spec = read_spec(self.model, revision=revision, offline=offline)
         Wanted("", self.preset, self.over, self.sampling).settled(spec, None)
-        weights_folder(resolve(self.model, self.placing.revision), on_event)
+        whole = self.placing.quantize in ("none", "int8")  # of which nothing saved will do
+        source = resolve(self.model, revision, offline=offline)
+        weights_folder(source, on_event, quantised=False if whole else None)
         check(self.model, self.placing.revision)
 
     @cached_property

@@ -107,6 +107,8 @@ def serve(setup: Setup, inbox: Inbox, tell: Callable[[Message], None]) -> None:
                 dtype=placing.dtype,
                 quantize=placing.quantize,
                 revision=placing.revision,
+                offline=placing.offline,
+                device_map=placing.device_map,
             )
     except TokenReduceError as error:
         tell(Died(setup.worker, one_line(error), type(error).__name__))
