@@ -29,8 +29,7 @@ def doctor(
     quantize: o.Quantize = None,
     as_json: o.Json = False,
 ) -> None:
-    """Look at the installation, the device, decoders, caches and the model's files, and say of each
-    whether it is in order or what to do.
+    """Say of installation, device, decoders, cache and model files: in order, or what to do.
 
     Downloads nothing. Exit 0 if questions can be answered, 5 if the device keeps them from it, 2 if
     something else does.
