@@ -33,6 +33,8 @@ DEFAULTS = {
     "device": "auto",
     "dtype": "auto",
     "quantize": "auto",
+    "device_map": "none",
+    "offline": False,
     "max_new_tokens": 256,
     "temperature": 0.0,
     "seed": 0,
