@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,31 @@ def _interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+REQUIRE_GPU = "TOKENREDUCE_REQUIRE_GPU"
+"""With 1 in it a GPU is promised: no test marked gpu may be skipped."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    import torch
+
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    promised = os.environ.get(REQUIRE_GPU, "0") not in ("", "0")
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if promised and skipped and item.get_closest_marker("gpu"):
+        report.outcome = "failed"
+        why = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.longrepr = f"{REQUIRE_GPU} is set, so this may not be skipped: {why}"
+    return report
 
 
 WriteClip = Callable[..., Path]
