@@ -13,8 +13,8 @@ the device can hide behind the work of the one before. Estimates, none of them m
 heads of 128 in bfloat16 and all l (l + 1) / 2 pairs of a head:
 
     l        logits once  exp2 once  plain buffer's traffic  walk: H200, 4090  6 times: H200, 4090
-    12,288   0.54 TFLOP    2.1 G      35 GB                   5 ms, 10 ms       10 ms, 26 ms
-    25,000   2.24 TFLOP    8.8 G     150 GB                  18 ms, 38 ms       42 ms, 105 ms
+    12,288   0.54 TFLOP    2.1 G      38 GB                   7 ms, 14 ms       15 ms, 36 ms
+    25,000   2.24 TFLOP    8.8 G     158 GB                  27 ms, 54 ms       62 ms, 150 ms
 
 A 4090 is bound by the product (165 TFLOP/s), an H200 by exponentials and by reading tiles from
 its L2 cache. Built for compute capability 8.0 to 12.0, heads of 128 spill no register and take at
