@@ -112,7 +112,8 @@ def test_every_option_reaches_the_library(run: Run, stubbed: Stubbed) -> None:
     written = (
         "--model demo --revision v1 --preset fast --method fastv --budget 3000 --frames 128 "
         "--decoder decord --seek keyframe --newlines none --no-time-text --device cuda:1 "
-        "--dtype float16 --quantize nf4 --max-new-tokens 32 --temperature 0.7 --seed 11 "
+        "--dtype float16 --quantize nf4 --device-map auto --offline --max-new-tokens 32 "
+        "--temperature 0.7 --seed 11 "
         "--fps 0.5 --max-frames 300 --start 10:00 --end 75% --skip-duplicates off "
         "--subtitles said.srt --no-cache"
     )
@@ -134,6 +135,8 @@ def test_every_option_reaches_the_library(run: Run, stubbed: Stubbed) -> None:
         "device": "cuda:1",
         "dtype": "float16",
         "quantize": "nf4",
+        "device_map": "auto",
+        "offline": True,
         "max_new_tokens": 32,
         "temperature": 0.7,
         "seed": 11,
