@@ -17,8 +17,8 @@ heads of 128 in bfloat16 and all l (l + 1) / 2 pairs of a head:
     25,000   2.24 TFLOP    8.8 G     158 GB                  27 ms, 54 ms       62 ms, 150 ms
 
 A 4090 is bound by the product (165 TFLOP/s), an H200 by exponentials and by reading tiles from
-its L2 cache. Built for compute capability 8.0 to 12.0, heads of 128 spill no register and take at
-most 64 KiB of shared memory; 7.5 has no tensor cores in Triton and spills.
+its L2 cache. Built for compute capability 8.0 to 12.0, heads of 128 spill no register and take some
+64 KiB of shared memory; 7.5 has no tensor cores in Triton and spills.
 
 Needs triton when it is imported; knows nothing about when it pays.
 """
