@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from . import options as o
+from . import options_fit as f
 from . import options_seen as s
 from . import render
 from .given import chosen_from
@@ -50,6 +51,8 @@ def ask(
     seed: o.Seed = None,
     questions: o.Questions = None,
     questions_file: o.QuestionsFile = None,
+    vram: f.Vram = None,
+    fit: f.Fit = None,
     use_cache: o.UseCache = None,
     show_frames: o.ShowFrames = None,
     as_json: o.Json = False,

@@ -12,6 +12,7 @@ from tokenreduce.errors import InputError, SettingError
 
 from . import options as o
 from . import options_batch as b
+from . import options_fit as f
 from . import options_seen as s
 from . import render
 from .ask import calm_libraries
@@ -67,6 +68,8 @@ def batch(
     max_new_tokens: o.MaxNewTokens = None,
     temperature: o.Temperature = None,
     seed: o.Seed = None,
+    vram: f.Vram = None,
+    fit: f.Fit = None,
     use_cache: o.UseCache = None,
     quiet: o.Quiet = False,
 ) -> None:

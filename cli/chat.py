@@ -9,6 +9,7 @@ import typer
 from tokenreduce.video.inputs import checked, shown
 
 from . import options as o
+from . import options_fit as f
 from . import options_seen as s
 from . import render
 from .ask import calm_libraries
@@ -52,6 +53,8 @@ def chat(
     max_new_tokens: o.MaxNewTokens = None,
     temperature: o.Temperature = None,
     seed: o.Seed = None,
+    vram: f.Vram = None,
+    fit: f.Fit = None,
     use_cache: o.UseCache = None,
     as_json: Annotated[
         bool,

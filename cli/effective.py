@@ -41,6 +41,7 @@ def _left_open(preset: Preset, rivals: Sequence[Chosen]) -> dict[str, tuple[str,
         "seek": (preset.video.seek, source),
         "decoder": (preset.video.decoder, source),
         "newlines": (preset.newlines, source),
+        "vram": ("no limit", "default"),
         "time_text": ("as the model was trained", "model"),
     }
 

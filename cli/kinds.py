@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
-from tokenreduce import moments
+from tokenreduce import bytesizes, moments
 from tokenreduce.errors import SettingError
 from tokenreduce.strict import fraction
 
@@ -117,6 +117,21 @@ class Time:
             raise ValueError
         try:
             return moments.parse(value)
+        except SettingError:
+            raise ValueError from None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How much of a device's memory: a size, or auto."""
+
+    allowed: str = f"auto or {bytesizes.ALLOWED}"
+
+    def read(self, value: object, /, *, typed: bool) -> str | int:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ValueError
+        try:
+            return "auto" if value == "auto" else bytesizes.parse(value)
         except SettingError:
             raise ValueError from None
 

@@ -35,6 +35,7 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     see `Recipe.of`."""
     from tokenreduce.batch.recipe import Recipe
     from tokenreduce.cache.store import default_folder
+    from tokenreduce.fitting import Allowed
     from tokenreduce.models.base import Sampling
     from tokenreduce.plan import Overrides
     from tokenreduce.session import Placing
@@ -47,6 +48,7 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
         Placing(**{name: values[name] for name in _PLACING}),
         values["subtitles"],
         str(default_folder(os.environ)) if values["use_cache"] else None,
+        Allowed(values["vram"], values["fit"]),
     )
 
 
@@ -59,6 +61,7 @@ def open_session(
 ) -> Session:
     """Nothing is read yet. values: of every setting, by name."""
     from tokenreduce.cache.store import Cache, default_folder
+    from tokenreduce.fitting import Allowed
     from tokenreduce.models.base import Sampling
     from tokenreduce.opening import Wanted
     from tokenreduce.plan import Overrides
@@ -81,4 +84,5 @@ def open_session(
         cache=Cache(default_folder(os.environ)) if values["use_cache"] else None,
         keep_sheet=keep_sheet,
         many=many,
+        allowed=Allowed(values["vram"], values["fit"]),
     )

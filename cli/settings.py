@@ -22,6 +22,7 @@ from tokenreduce.video.types import DecoderName, Seek
 from .kinds import (
     Choice,
     Kind,
+    Memory,
     Number,
     Rate,
     Share,
@@ -89,6 +90,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_new_tokens", Whole("a whole number of tokens", 1, 1_000_000), 256),
     Setting("temperature", Number(0, 10), 0.0),
     Setting("seed", Whole("a whole number", 0, 2**32 - 1), 0),
+    Setting("vram", Memory()),
+    Setting("fit", Switch(), False),
     Setting("use_cache", Switch(), True, "cache"),  # TOKENREDUCE_CACHE is its folder
 )
 

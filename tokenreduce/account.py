@@ -15,8 +15,9 @@ from tokenreduce.cost import Through
 from tokenreduce.engine.encoder import ToCount
 from tokenreduce.inside import shares_of
 from tokenreduce.models.base import Generation, Prune, VideoModel
+from tokenreduce.models.batched import batch_size
 from tokenreduce.models.spec import ModelSpec, TextSpec
-from tokenreduce.models.vision import Within, batch_of
+from tokenreduce.models.vision import Within
 from tokenreduce.plan import Plan
 from tokenreduce.result import (
     Answer,
@@ -91,7 +92,7 @@ def account(
 
 def _frames(model: VideoModel, viewed: Viewed, plan: Plan, *, paid: bool) -> FramesUsed:
     source: FrameSource = "cache" if viewed.cached else "session" if paid else "decoded"
-    batch = batch_of(model.device)
+    batch = batch_size(model)
     watched = viewed.watched
     if watched is None:
         count = len(viewed.subject.images)

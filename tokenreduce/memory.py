@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,18 @@ def sufficient(advice: str) -> Iterator[None]:
         if any(sign in str(error) for sign in _NO_MEMORY):
             raise CapacityError(advice) from error
         raise
+
+
+def ran_out(error: CapacityError) -> bool:
+    """Whether it says that memory ran out, and not that there is no such device."""
+    return isinstance(error.__cause__, (MemoryError, RuntimeError))
+
+
+def free_device(device: torch.device) -> None:
+    """Gives back what the allocator holds for later."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _status_bytes(name: str) -> int | None:

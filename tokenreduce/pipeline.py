@@ -12,6 +12,7 @@ from fractions import Fraction
 from tokenreduce.budget import NewlineKeep
 from tokenreduce.cache.store import Cache
 from tokenreduce.events import Watcher, ignore
+from tokenreduce.fitting import Allowed
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.moments import Moment
 from tokenreduce.opening import Wanted
@@ -56,6 +57,8 @@ def answer(
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     seed: int = 0,
+    vram: str | float | None = None,
+    fit: bool = False,
     limits: Limits | None = None,
     cache: Cache | None = None,
     watch: Watcher = ignore,
@@ -81,6 +84,10 @@ def answer(
     skip_duplicates  "auto", "off", or the levels of 255 below which a frame repeats the last one,
                    and is not encoded
     subtitles      the path of a subtitle file, or "embedded": the video's own text track
+    vram           memory the device may have: GiB, text such as "8GB", or "auto" for what is free
+                   on it; what would not fit is refused before anything is decoded
+    fit            budget and frames are lowered where that is needed to fit; the answer's `fitted`
+                   says so
     cache          of visual tokens on disk; None keeps nothing
     temperature    0 is greedy
     watch          called with each event as it happens
@@ -112,6 +119,7 @@ def answer(
         placing=Placing(revision, device, dtype, quantize, offline, device_map),
         limits=limits,
         cache=cache,
+        allowed=Allowed.of(vram, fit=fit),
         watch=watch,
     ) as session:
         return session.ask(asked)

@@ -138,6 +138,20 @@ class MemoryBytes:
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """What was foreseen of the device's memory, and what was done to fit it.
+
+    limit      bytes that tensors might take, None where nothing limited them
+    predicted  bytes of tensors at the fullest moment, None where nothing was predicted
+    changed    what was other than asked for, in words
+    """
+
+    limit: int | None = None
+    predicted: int | None = None
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
     """One question answered. `to_json` gives exactly the object that `ask --json` prints."""
 
@@ -159,6 +173,7 @@ class Answer:
     warnings: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     images: tuple[ImageFacts, ...] = ()
+    fitted: Fitted = Fitted()
 
     def to_json(self) -> dict[str, Any]:
         """A plain object of strings, numbers, lists and objects."""

@@ -13,16 +13,22 @@ from types import TracebackType
 from tokenreduce import memory
 from tokenreduce.cache.store import Cache
 from tokenreduce.clock import Clock
+from tokenreduce.errors import CapacityError
 from tokenreduce.events import Watcher, ignore
+from tokenreduce.fitting import NO_LIMIT, Allowed, room_on
+from tokenreduce.making_room import Maker, advice
 from tokenreduce.models.base import Stem, VideoModel, never
+from tokenreduce.models.batched import batch_size, in_batches
 from tokenreduce.models.load import check, load, placed, read_spec
+from tokenreduce.models.placement import Placement
+from tokenreduce.models.quantize import Quantize
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.opening import Kept, Opened, Wanted, opened
 from tokenreduce.plan import Overrides, Plan, check_context, check_question
 from tokenreduce.preset import Preset
 from tokenreduce.remember import identity
 from tokenreduce.replying import Turn, asked, foreseen, words
-from tokenreduce.result import Answer
+from tokenreduce.result import Answer, Fitted
 from tokenreduce.sheet import Sheet
 from tokenreduce.subject import Footage
 from tokenreduce.turns import Turn as Lock
@@ -65,6 +71,7 @@ class Session:
                is kept in the cache
     decoder    lent: it outlives the session, and nothing else uses it meanwhile
     turn       see `viewing.see`
+    allowed    limits of the device's memory, and what may be changed to keep to them
 
     Nothing is read before the first question. Not for several threads at once. Leave the `with`
     block or call `close`: no decoding child outlives it.
@@ -83,9 +90,14 @@ class Session:
         named: str | None = None,
         decoder: Decoder | None = None,
         turn: Lock | None = None,
+        allowed: Allowed | None = None,
         watch: Watcher = ignore,
     ) -> None:
-        self._wanted = wanted
+        self._wanted = self._given = wanted
+        self._maker = Maker(allowed or NO_LIMIT, many)
+        self._fitted = Fitted()
+        self._batch: int | None = None
+        self._stepped: Fitted | None = None
         self._model = model
         self._name = model if isinstance(model, str) else named
         self._placing = placing or Placing()
@@ -156,6 +168,40 @@ class Session:
         instead of the session's. Raises a TokenReduceError for whatever the caller can mend; the
         session can be asked again after it.
         """
+        while True:  # twice at most
+            try:
+                return self._asked(question, history, stop, watch)
+            except CapacityError as error:
+                plan = self.plan
+                if plan is None or not memory.ran_out(error):
+                    raise
+                if not self._steps_down:
+                    raise CapacityError(advice(plan, self._wanted.over)) from error.__cause__
+            # Not in the handler: there the failed attempt's tensors are still held.
+            self._step_down(plan)
+
+    @property
+    def _steps_down(self) -> bool:
+        """Once, where it is allowed; whoever lends the decoder steps down in their own way."""
+        return self._maker.allowed.fit and self._stepped is None and not self._lent
+
+    def _step_down(self, plan: Plan) -> None:
+        """Forgets what was viewed; from now on half of everything is asked for."""
+        model = self._model
+        usual = 1 if isinstance(model, str) else batch_size(in_batches(model, self._batch))
+        self._wanted, self._batch, self._stepped = self._maker.stepped(self._wanted, plan, usual)
+        self._opened = self._viewed = self._prepared = None
+        self._stem = Stem() if self._many else None
+        if not isinstance(model, str):
+            memory.free_device(model.device)
+
+    def _asked(
+        self,
+        question: str,
+        history: Sequence[Turn],
+        stop: Callable[[], bool],
+        watch: Watcher | None,
+    ) -> Answer:
         asking, seen = check_question(question), watch or self._watch
         clock, self._prepared = self._prepared, None
         paid = self._viewed is not None and clock is None
@@ -185,22 +231,23 @@ class Session:
                 stop=stop,
                 paid=paid,
             )
-        return answer
+        return replace(answer, fitted=self._fitted)
 
     def change(self, *, preset: str | Preset | None = None, over: Overrides | None = None) -> None:
         """Another preset or other settings from the next question on. The model stays; the video
         is decoded again unless the cache has what is wanted. Raises SettingError, and leaves all
         as it was, for what cannot be."""
         wanted = replace(
-            self._wanted,
-            preset=self._wanted.preset if preset is None else preset,
-            over=self._wanted.over if over is None else over,
+            self._given,
+            preset=self._given.preset if preset is None else preset,
+            over=self._given.over if over is None else over,
         )
         if self._opened is None:
             wanted.settled(self._spec(), None)
+            self._wanted = wanted
         else:
-            self._opened = opened(wanted, self._spec(), self._child, self._kept(), Clock())
-        self._wanted, self._viewed, self._prepared = wanted, None, None
+            self._opened = self._open_as(wanted, Clock())
+        self._given, self._viewed, self._prepared = wanted, None, None
         self._stem = Stem() if self._many else None
 
     def _begin(self, clock: Clock) -> tuple[VideoModel, Opened]:
@@ -218,14 +265,37 @@ class Session:
 
     def _open(self, clock: Clock) -> Opened:
         if self._opened is None:
-            if isinstance(self._model, str):
-                placed(self._model, **asdict(self._placing), warn=clock.warn)
-            spec = self._spec()
-            found = opened(self._wanted, spec, self._child, self._kept(), clock)
-            if isinstance(self._model, str):
-                check(self._model, self._placing.revision)
-            self._opened = found
+            self._opened = self._open_as(self._wanted, clock)
         return self._opened
+
+    def _open_as(self, wanted: Wanted, clock: Clock) -> Opened:
+        """Opened, and made to fit where memory is limited. Leaves all as it was if it raises."""
+        where = self._placement(clock)
+        room = room_on(where.device, self._maker.allowed)
+        spec = self._spec()
+        found = opened(wanted, spec, self._child, self._kept(), clock)
+        if isinstance(self._model, str):
+            check(self._model, self._placing.revision)
+        changed = () if self._stepped is None else self._stepped.changed
+        told, batch = Fitted(changed=changed), self._batch
+        if room is not None:
+            made = self._maker.made(wanted, found, spec, where, room)
+            told = replace(made.told, changed=(*changed, *made.told.changed))
+            batch = min(made.batch, batch or made.batch)
+            if made.wanted != wanted:
+                wanted = made.wanted
+                found = opened(wanted, spec, self._child, self._kept(), clock)
+        if told.changed:
+            clock.warn(f"made to fit: {'; '.join(told.changed)}")
+        self._wanted, self._fitted, self._batch = wanted, told, batch
+        return found
+
+    def _placement(self, clock: Clock) -> Placement:
+        """Where the model is, or will be."""
+        if isinstance(self._model, str):
+            return placed(self._model, **asdict(self._placing), warn=clock.warn)
+        quantize: Quantize = self._model.quantize  # type: ignore[assignment]  # one of the three
+        return Placement(self._model.device, self._model.dtype, quantize)
 
     def _kept(self) -> Kept | None:
         """The cache, if tokens of this model can be told from those of any other."""
@@ -239,7 +309,7 @@ class Session:
             with clock.part("load"):
                 placing = asdict(self._placing)
                 self._model = load(self._model, on_event=self._watch, **placing)
-        return self._model
+        return in_batches(self._model, self._batch)
 
     def _view(self, model: VideoModel, about: Opened, clock: Clock) -> Viewed:
         """From the cache, or decoded and kept there."""

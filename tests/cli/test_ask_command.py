@@ -43,6 +43,8 @@ DEFAULTS = {
     "start": None,
     "end": None,
     "skip_duplicates": None,
+    "vram": None,
+    "fit": False,
     "subtitles": None,
     "use_cache": True,
 }
@@ -115,7 +117,7 @@ def test_every_option_reaches_the_library(run: Run, stubbed: Stubbed) -> None:
         "--dtype float16 --quantize nf4 --device-map auto --offline --max-new-tokens 32 "
         "--temperature 0.7 --seed 11 "
         "--fps 0.5 --max-frames 300 --start 10:00 --end 75% --skip-duplicates off "
-        "--subtitles said.srt --no-cache"
+        "--subtitles said.srt --vram 8GiB --fit --no-cache"
     )
     assert run("ask", "a.mp4", "What?", *written.split()).exit_code == 0
     (call,) = calls
@@ -146,6 +148,8 @@ def test_every_option_reaches_the_library(run: Run, stubbed: Stubbed) -> None:
         "end": parse("75%"),
         "skip_duplicates": "off",
         "subtitles": "said.srt",
+        "vram": 8 << 30,
+        "fit": True,
         "use_cache": False,
     }
 

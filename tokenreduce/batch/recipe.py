@@ -17,6 +17,7 @@ from pathlib import Path
 from tokenreduce.cache.store import Cache
 from tokenreduce.errors import SettingError
 from tokenreduce.events import Watcher, ignore
+from tokenreduce.fitting import NO_LIMIT, Allowed
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.models.files import CONFIG, weight_files
 from tokenreduce.models.load import check, read_spec
@@ -44,6 +45,7 @@ class Recipe:
     placing: Placing
     subtitles: str | None = None
     cache_folder: str | None = None
+    allowed: Allowed = NO_LIMIT
 
     @classmethod
     def of(
@@ -55,6 +57,7 @@ class Recipe:
         placing: Placing,
         subtitles: str | None,
         cache_folder: str | None,
+        allowed: Allowed | None = None,
     ) -> Recipe:
         """Reads the preset now, so that a file that changes during a run changes nothing in it.
 
@@ -66,7 +69,9 @@ class Recipe:
                 "'embedded', each video's own text track"
             )
         read = preset if isinstance(preset, Preset) else load_preset(preset)
-        return cls(model, read, over, sampling, placing, subtitles, cache_folder)
+        return cls(
+            model, read, over, sampling, placing, subtitles, cache_folder, allowed or NO_LIMIT
+        )
 
     def check(self, on_event: Watcher = ignore) -> None:
         """Raises SettingError or ModelError for whatever no file could be asked with. A model that
@@ -100,6 +105,8 @@ class Recipe:
             "dtype": self.placing.dtype,
             "quantize": self.placing.quantize,
             "subtitles": self.subtitles,
+            "vram": self.allowed.vram,
+            "fit": self.allowed.fit or None,
             **{one.name: getattr(self.over, one.name) for one in fields(Overrides)},
             **{one.name: getattr(self.sampling, one.name) for one in fields(Sampling)},
         }
@@ -137,6 +144,7 @@ class Recipe:
             cache=None if folder is None else Cache(Path(folder)),
             many=many,
             turn=turn,
+            allowed=self.allowed,
         )
 
 

@@ -1,0 +1,342 @@
+"""A run made to fit: what is lowered, in which order, what is said, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tokenreduce.bytesizes import parse, shown
+from tokenreduce.demo import clips
+from tokenreduce.errors import CapacityError, SettingError
+from tokenreduce.events import Event, Warned
+from tokenreduce.fitting import (
+    NO_LIMIT,
+    SHARE,
+    Allowed,
+    Asked,
+    Room,
+    entering,
+    fitted,
+    halved,
+    room_on,
+    text_estimate,
+)
+from tokenreduce.footprint import DRIVER_BYTES
+from tokenreduce.models.base import Sampling, VideoModel
+from tokenreduce.models.batched import InBatches, batch_size, in_batches
+from tokenreduce.models.builtin import builtin
+from tokenreduce.models.placement import Placement
+from tokenreduce.models.spec import ModelSpec
+from tokenreduce.opening import Wanted
+from tokenreduce.pipeline import answer
+from tokenreduce.plan import Overrides, Plan, of_video, settle
+from tokenreduce.preset import load_preset
+from tokenreduce.seen import Evidence, Need
+from tokenreduce.session import Session
+
+CPU = torch.device("cpu")
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def known(alias: str) -> ModelSpec:
+    spec = builtin(alias)
+    assert spec is not None
+    return spec
+
+
+def asked(preset: str = "aim", quantize: Any = "nf4", alias: str = "llava-video-7b") -> Asked:
+    """A model in half precision and a video of ten minutes at 30 frames a second."""
+    spec, read = known(alias), load_preset(preset)
+
+    def planned(over: Overrides) -> Plan:
+        return of_video(settle(read, spec, over, Sampling()), spec, 600.0, 30.0, "a.mp4")
+
+    where = Placement(CPU, torch.bfloat16, quantize)
+    return Asked(spec, where, planned, lambda plan: text_estimate(spec, plan, 600.0))
+
+
+def room(gib: float) -> Room:
+    return Room(int(gib * 2**30), f"{gib} GiB")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("12GiB", 12 * 2**30),
+        ("12", 12 * 2**30),
+        ("7.5 gib", 15 * 2**29),
+        ("8GB", 8 * 10**9),
+        ("900MiB", 900 * MIB),
+        ("900mb", 900 * 10**6),
+    ],
+)
+def test_sizes_as_people_write_them(text: str, size: int) -> None:
+    assert parse(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "12 TB", "1e3", "GiB", "12GiBs", "0.0000000001", "9999999", "٣", "nan"]
+)
+def test_other_sizes_are_refused(text: str) -> None:
+    with pytest.raises(SettingError, match="give a size such as 12GiB"):
+        parse(text)
+
+
+def test_what_fits_stays_as_it_is() -> None:
+    over = Overrides(frames=64)
+    fit = fitted(asked(), over, room(24), lower=True)
+    assert (fit.over, fit.changed) == (over, ())
+
+
+def test_the_budget_goes_first_and_no_further_than_needed() -> None:
+    this, over = asked(), Overrides(frames=256)
+    whole = this.takes(this.planned(over), 4)
+    limit = Room(int(whole.peak_bytes * 0.97), "less")
+    fit = fitted(this, over, limit, lower=True)
+    assert fit.over.frames == 256
+    assert fit.over.budget is not None
+    before, after = entering(this.planned(over)), entering(this.planned(fit.over))
+    assert before / SHARE <= after < before
+    assert fit.changed == (f"a budget of {before:,} visual tokens -> {after:,}",)
+    more = this.takes(this.planned(replace(over, budget=after + 1)), fit.batch)
+    assert limit.holds(fit.found)
+    assert not limit.holds(more)
+
+
+def test_then_frames_go_and_the_budget_keeps_to_its_floor() -> None:
+    this, over = asked(quantize="none"), Overrides(frames=512)
+    bare = this.takes(this.planned(Overrides(frames=1)), 1)
+    limit = Room(bare.peak_bytes + (700 << 20), "little")
+    fit = fitted(this, over, limit, lower=True)
+    plan = this.planned(fit.over)
+    assert fit.over.frames is not None
+    assert 1 <= fit.over.frames < 512
+    assert entering(plan) >= entering(this.planned(over)) * plan.frames // 512 // SHARE
+    assert limit.holds(fit.found)
+    assert [part.split()[1] for part in fit.changed if "frames ->" in part] == ["frames"]
+
+
+def test_an_unreduced_model_can_only_look_at_fewer_frames() -> None:
+    this, over = asked("none"), Overrides(frames=128)
+    whole = this.takes(this.planned(over), 4)
+    limit = Room(whole.peak_bytes * 9 // 10, "less")
+    fit = fitted(this, over, limit, lower=True)
+    assert (fit.over.budget, fit.over.keep) == (None, None)
+    assert 1 <= (fit.over.frames or 0) < 128
+
+
+def test_a_mean_budget_stays_one_and_a_rate_is_capped() -> None:
+    this, over = asked(quantize="none"), Overrides(fps=1, mean_budget=12_000)
+    bare = this.takes(this.planned(Overrides(frames=1)), 1)
+    fit = fitted(this, over, Room(bare.peak_bytes + (600 << 20), "little"), lower=True)
+    assert fit.over.mean_budget is not None
+    assert fit.over.mean_budget < 12_000
+    assert (fit.over.budget, fit.over.fps, fit.over.frames) == (None, 1, None)
+    assert fit.over.max_frames is not None
+
+
+def test_smaller_batches_come_before_everything_and_change_no_setting() -> None:
+    this, over = asked("fast", "none", "llava-onevision-0.5b"), Overrides(frames=8)
+    narrow, usual = (this.takes(this.planned(over), batch) for batch in (1, 4))
+    assert usual.fullest.name == "encode"
+    between = Room(int((narrow.peak_bytes + usual.peak_bytes) / 2 * 1.03), "between")
+    fit = fitted(this, over, between, lower=False)
+    assert (fit.over, fit.batch) == (over, 2)
+    assert fit.changed == ("4 frames a batch in the tower -> 2",)
+
+
+def test_without_leave_it_is_refused_with_what_would_fit() -> None:
+    this, over = asked(), Overrides(frames=256)
+    whole = this.takes(this.planned(over), 4)
+    limit = Room(int(whole.peak_bytes * 0.95), "that much")
+    with pytest.raises(CapacityError) as told:
+        fitted(this, over, limit, lower=False)
+    message = str(told.value)
+    assert message.startswith("256 frames and 13,440 visual tokens take about ")
+    assert "that much can be used: --budget " in message
+    budget = int(message.split("--budget ")[1].split(maxsplit=1)[0])
+    frames = int(message.split("--frames ")[1].split(maxsplit=1)[0])
+    assert limit.holds(this.takes(this.planned(replace(over, budget=budget)), 4))
+    assert limit.holds(this.takes(this.planned(replace(over, frames=frames)), 4))
+    assert not limit.holds(this.takes(this.planned(replace(over, frames=frames + 1)), 4))
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_where_nothing_fits_the_weights_are_named(lower: bool) -> None:
+    with pytest.raises(CapacityError, match=r"weights alone take 15\.0 GiB; use --quantize nf4"):
+        fitted(asked(quantize="none"), Overrides(), room(8), lower=lower)
+    with pytest.raises(CapacityError, match="use a smaller --model or a larger device"):
+        fitted(asked(), Overrides(), room(4), lower=lower)
+
+
+def test_halves() -> None:
+    plan = asked().planned(Overrides(frames=10))
+    over, frames, budget = halved(plan, Overrides(frames=10))
+    assert (over.frames, over.budget) == (frames, budget) == (5, plan.budget_for(plan.raw) // 2)
+
+
+class Card:
+    """What torch.cuda says of a card of `total` bytes with `free` left."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int, total: int) -> None:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, total))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 100)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Toy 3060")
+
+
+def test_a_card_s_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    Card(monkeypatch, free=9 << 30, total=12 << 30)
+    cuda = torch.device("cuda", 0)
+    assert room_on(cuda, NO_LIMIT) is None
+    free = room_on(cuda, Allowed("auto"))
+    assert free == room_on(cuda, Allowed(None, fit=True))
+    assert free == Room((9 << 30) + 100, "9.0 GiB free on cuda:0")
+    # Of a size of one's own the driver takes its share; never more than is free.
+    assert room_on(cuda, Allowed(8 << 30)) == Room((8 << 30) - DRIVER_BYTES, "8.0 GiB")
+    assert room_on(cuda, Allowed(12 << 30)) == Room((9 << 30) + 100, "12.0 GiB")
+    with pytest.raises(CapacityError, match=r"16.0 GiB: cuda:0 \(Toy 3060\) has 12.0 GiB; give at"):
+        room_on(cuda, Allowed(16 << 30))
+
+
+def test_without_a_card_a_size_stands_for_one() -> None:
+    assert room_on(CPU, Allowed("auto", fit=True)) is None
+    assert room_on(CPU, Allowed(5 * MIB)) == Room(5 * MIB, "5 MiB")
+
+
+def test_the_prompt_s_text_is_estimated_by_its_characters() -> None:
+    plan = asked().planned(Overrides(frames=64))
+    spec = known("llava-video-7b")
+    stamps = text_estimate(spec, plan, 60.0) - text_estimate(
+        spec, replace(plan, time_text=False), 60.0
+    )
+    assert stamps == sum(len(f"{i * 60 / 64:.2f}s,") for i in range(64))
+    assert (
+        text_estimate(spec, plan, 60.0, "x" * 30, "y" * 60) == text_estimate(spec, plan, 60.0) + 30
+    )
+
+
+def test_smaller_batches_give_the_same_features(demo: VideoModel) -> None:
+    side = demo.spec.vision.image_size
+    frames = torch.randint(0, 255, (7, side, side, 3), dtype=torch.uint8)
+    narrow = in_batches(demo, 3)
+    assert isinstance(narrow, InBatches)
+    assert (batch_size(narrow), batch_size(demo)) == (3, 4)
+    torch.testing.assert_close(narrow.encode(frames), demo.encode(frames), rtol=1e-4, atol=1e-4)
+    assert in_batches(demo, 4) is demo
+    assert in_batches(demo, None) is demo
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    scene, _, _ = clips.draw(7, 0)
+    clips.write(folder / "clip.mp4", scene, 4, size=96)
+    return folder / "clip.mp4"
+
+
+@dataclass
+class Small:
+    """The demo model on a device whose memory fails `failures` times while frames are encoded."""
+
+    model: VideoModel
+    failures: int
+    looked: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def look(self, frames: Tensor, needs: frozenset[Need]) -> tuple[Tensor, Evidence]:
+        self.looked += 1
+        if self.failures:
+            self.failures -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.model.look(frames, needs)
+
+
+def ask(model: Any, clip: Path, **given: Any) -> tuple[Any, list[str]]:
+    told: list[str] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Warned):
+            told.append(event.message)
+
+    found = answer(
+        clip,
+        "What colour is the star?",
+        model=model,
+        frames=16,
+        max_new_tokens=2,
+        watch=watch,
+        **given,
+    )
+    return found, told
+
+
+def test_an_answer_says_what_was_changed(demo: VideoModel, clip: Path) -> None:
+    free, quiet = ask(demo, clip)
+    assert free.fitted.limit is None
+    assert free.fitted.changed == ()
+    assert not any("made to fit" in message for message in quiet)
+    roomy, _ = ask(demo, clip, vram=1)
+    assert roomy.fitted.limit == 2**30
+    assert roomy.fitted.changed == ()
+    assert (roomy.answer, roomy.tokens) == (free.answer, free.tokens)
+    limit = roomy.fitted.predicted * 99 // 100
+    size = f"{limit / MIB:.3f}MiB"
+    made, told = ask(demo, clip, vram=size, fit=True)
+    assert made.fitted.changed
+    assert f"made to fit: {'; '.join(made.fitted.changed)}" in told
+    assert made.fitted.predicted <= limit
+    assert made.tokens.merged < free.tokens.merged or made.frames.requested < 16
+    with pytest.raises(CapacityError, match="--fit chooses"):
+        ask(demo, clip, vram=size)
+
+
+def test_out_of_memory_steps_down_once_where_that_is_allowed(demo: VideoModel, clip: Path) -> None:
+    free, _ = ask(demo, clip)
+    found, told = ask(Small(demo, 1), clip, fit=True)
+    assert found.frames.requested == 8
+    assert found.tokens.merged == free.tokens.budget // 2
+    half = f"memory did not suffice: 8 frames, {free.tokens.budget // 2:,} visual tokens"
+    assert found.fitted.changed == (half,)
+    assert f"made to fit: {half}" in told
+    assert found.frames.batch == 2
+    with pytest.raises(CapacityError, match=r"8 frames and .* set a smaller --budget such as"):
+        ask(Small(demo, 2), clip, fit=True)
+
+
+def test_out_of_memory_says_what_would_fit_where_it_is_not(demo: VideoModel, clip: Path) -> None:
+    small = Small(demo, 1)
+    with pytest.raises(CapacityError, match="--frames 8, or --quantize nf4, or let --fit choose"):
+        ask(small, clip)
+    assert small.looked == 1
+
+
+def test_a_session_goes_back_to_what_was_given_when_it_is_changed(
+    demo: VideoModel, clip: Path
+) -> None:
+    roomy, _ = ask(demo, clip, vram=1)
+    limit = Allowed(roomy.fitted.predicted * 99 // 100, fit=True)
+    wanted = Wanted(clip, over=Overrides(frames=16))
+    with Session(wanted, model=demo, allowed=limit) as session:
+        first = session.ask("What colour is the star?")
+        assert first.fitted.changed
+        session.change(over=Overrides(frames=4))
+        second = session.ask("What colour is the star?")
+    assert second.frames.requested == 4
+    assert second.fitted.changed == ()
+    assert shown(first.fitted.limit or 0).endswith("MiB")

@@ -1,0 +1,298 @@
+"""Makes a run fit its device: frames a batch in the tower, the budget, the number of frames.
+
+Works on plans and predictions alone. What it changes it says, and what does not fit it refuses
+with what would. Loads no model, decodes nothing and knows no question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Literal
+
+import torch
+
+from tokenreduce.bytesizes import parse, shown
+from tokenreduce.errors import CapacityError, SettingError
+from tokenreduce.footprint import DRIVER_BYTES, Footprint, of_plan
+from tokenreduce.models.chat import TIME_TOKENS
+from tokenreduce.models.placement import Placement
+from tokenreduce.models.spec import ModelSpec
+from tokenreduce.models.vision import batch_of
+from tokenreduce.plan import Overrides, Plan
+
+SHARE = 4
+"""The budget is lowered to a quarter of what was planned for as many frames, and no further: then
+frames are left out."""
+
+_SLACK = 1.03  # a prediction may be 3 % too low
+_PROMPT_TOKENS = 64  # of a chat template and the words around a time instruction
+_TIMES = 2  # listed at most, in multiples of the native frames (`replying.TIMES`)
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """vram: bytes the device may have, "auto" for what is free on it, None for no limit of one's
+    own. fit: budget and frames may be lowered, which counts as "auto" without a vram."""
+
+    vram: int | Literal["auto"] | None = None
+    fit: bool = False
+
+    @classmethod
+    def of(cls, vram: str | float | None, *, fit: bool) -> Allowed:
+        """vram as people write it (`bytesizes.parse`). Raises SettingError."""
+        return cls(None if vram is None else "auto" if vram == "auto" else parse(vram), fit)
+
+    @property
+    def anything(self) -> bool:
+        return self.fit or self.vram is not None
+
+
+NO_LIMIT = Allowed()
+
+
+@dataclass(frozen=True)
+class Room:
+    """limit_bytes: what tensors may take; named: how that is called in messages."""
+
+    limit_bytes: int
+    named: str
+
+    def holds(self, found: Footprint) -> bool:
+        return found.peak_bytes * _SLACK <= self.limit_bytes
+
+
+@dataclass(frozen=True)
+class Fit:
+    """over: what is asked for now; batch: frames that go through the tower together; changed: what
+    is other than planned, in words."""
+
+    over: Overrides
+    batch: int
+    changed: tuple[str, ...]
+    found: Footprint
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run whose size is known: planned(over) gives the plan that settings lead to.
+
+    text_tokens  of the prompt, of a plan     squares  pictures with their tiles, None of a video
+    """
+
+    spec: ModelSpec
+    placement: Placement
+    planned: Callable[[Overrides], Plan]
+    text_tokens: Callable[[Plan], int]
+    squares: int | None = None
+
+    def takes(self, plan: Plan, batch: int) -> Footprint:
+        return of_plan(
+            self.spec,
+            plan,
+            text_tokens=self.text_tokens(plan),
+            quantize=self.placement.quantize,
+            dtype_bytes=self.placement.dtype.itemsize,
+            tower_batch=batch,
+            cuda=self.placement.device.type == "cuda",
+            squares=self.squares,
+        )
+
+
+def room_on(device: torch.device, allowed: Allowed) -> Room | None:
+    """What `allowed` leaves on `device`; None where nothing limits it.
+
+    Raises CapacityError for a vram larger than the card. Without a card, a vram stands for one and
+    "auto" for nothing.
+    """
+    vram = "auto" if allowed.vram is None and allowed.fit else allowed.vram
+    if vram is None:
+        return None
+    if device.type != "cuda":
+        return None if vram == "auto" else Room(vram, shown(vram))
+    free, total = torch.cuda.mem_get_info(device)
+    # What torch has reserved is ours; the driver's share is gone from what is free already.
+    ours = free + torch.cuda.memory_reserved(device)
+    if vram == "auto":
+        return Room(ours, f"{shown(ours)} free on {device}")
+    if vram > total:
+        name = torch.cuda.get_device_name(device)
+        raise CapacityError(
+            f"--vram {shown(vram)}: {device} ({name}) has {shown(total)}; give at most that, or "
+            "auto"
+        )
+    return Room(min(vram - DRIVER_BYTES, ours), shown(vram))
+
+
+def fitted(asked: Asked, over: Overrides, room: Room, *, lower: bool) -> Fit:
+    """The run as asked for if it fits, with as small a batch in the tower as that takes; else, if
+    `lower`, with the largest budget that fits, then with the most frames.
+
+    Raises CapacityError, with what would fit, where nothing does or nothing may be lowered.
+    """
+    usual = batch_of(asked.placement.device)
+    plan = asked.planned(over)
+    batch = usual
+    while batch > 1 and not room.holds(_only_tower(asked.takes(plan, batch))):
+        batch //= 2
+    changed = () if batch == usual else (f"{usual} frames a batch in the tower -> {batch}",)
+    search = _Search(asked, over, room, batch, plan)
+    if room.holds(found := asked.takes(plan, batch)):
+        return Fit(over, batch, changed, found)
+    if not lower:
+        raise CapacityError(search.refusal(found))
+    made = search.lowered()
+    if made is None:
+        raise CapacityError(search.refusal(found))
+    then = asked.planned(made)
+    return Fit(made, batch, (*changed, *_changes(plan, then)), asked.takes(then, batch))
+
+
+def _only_tower(found: Footprint) -> Footprint:
+    return replace(found, stages=(found.of("encode"),))
+
+
+def _changes(before: Plan, after: Plan) -> tuple[str, ...]:
+    told = []
+    if after.frames != before.frames:
+        told.append(f"{before.frames:,} frames -> {after.frames:,}")
+    if entering(after) != entering(before):
+        told.append(f"a budget of {entering(before):,} visual tokens -> {entering(after):,}")
+    return tuple(told)
+
+
+def entering(plan: Plan) -> int:
+    """Visual tokens that enter the LLM."""
+    return min(plan.budget_for(plan.raw), plan.raw)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """For smaller settings that fit. plan: as asked for."""
+
+    asked: Asked
+    over: Overrides
+    room: Room
+    batch: int
+    plan: Plan
+
+    def lowered(self) -> Overrides | None:
+        frames, tokens = self.plan.frames, self._tokens
+        if (found := self._most_tokens(self.over, tokens)) is not None:
+            return found
+        if self.plan.pictures:
+            return None
+
+        def thinned(count: int) -> Overrides:
+            return self._frames(count)
+
+        def least(count: int) -> Overrides:
+            return self._with(thinned(count), max(1, tokens * count // frames // SHARE))
+
+        count = _largest(lambda count: self._fits(least(count)), 1, frames - 1)
+        if count is None:
+            return None
+        found = self._most_tokens(thinned(count), max(1, tokens * count // frames))
+        return found or least(count)
+
+    def refusal(self, found: Footprint) -> str:
+        """One line: what was asked for, what there is, what would fit."""
+        plan, named = self.plan, self.room.named
+        what = (
+            f"{plan.frames:,} {plan.what} and {entering(plan):,} visual tokens take about "
+            f"{shown(found.peak_bytes)} of memory, and {named} can be used"
+        )
+        offers = self.offers()
+        if offers:
+            return f"{what}: {' or '.join(offers)} fits; --fit chooses"
+        weights = dict(found.fullest.parts)["weights"]
+        smaller = "" if self.asked.placement.quantize == "nf4" else "--quantize nf4, "
+        return (
+            f"{what}: the weights alone take {shown(weights)}; use {smaller}a smaller --model or "
+            "a larger device"
+        )
+
+    def offers(self) -> list[str]:
+        """Settings that fit, each by itself."""
+        told = []
+        tokens = self._most_tokens(self.over, self._tokens - 1)
+        if tokens is not None:
+            name = "--budget" if tokens.mean_budget is None else "--mean-budget"
+            told.append(f"{name} {tokens.budget or tokens.mean_budget:,}".replace(",", ""))
+        if not self.plan.pictures:
+            count = _largest(lambda count: self._fits(self._frames(count)), 1, self.plan.frames - 1)
+            if count is not None:
+                name = "--frames" if self.over.fps is None else "--max-frames"
+                told.append(f"{name} {count}")
+        return told
+
+    @property
+    def _tokens(self) -> int:
+        return self.over.mean_budget or entering(self.plan)
+
+    def _most_tokens(self, over: Overrides, most: int) -> Overrides | None:
+        """`over` with the most tokens that fit, from a quarter of `most` on."""
+        if self.plan.enters_whole and self.over.mean_budget is None:
+            return None
+        count = _largest(
+            lambda count: self._fits(self._with(over, count)), max(1, ceil(most / SHARE)), most
+        )
+        return None if count is None else self._with(over, count)
+
+    def _with(self, over: Overrides, tokens: int) -> Overrides:
+        if self.plan.enters_whole and over.mean_budget is None:
+            return over  # fewer frames are fewer tokens
+        if over.mean_budget is not None:
+            return replace(over, mean_budget=tokens)
+        return replace(over, keep=None, budget=tokens)
+
+    def _frames(self, count: int) -> Overrides:
+        if self.over.fps is not None:
+            return replace(self.over, max_frames=count)
+        return replace(self.over, frames=count)
+
+    def _fits(self, over: Overrides) -> bool:
+        try:
+            return self.room.holds(self.asked.takes(self.asked.planned(over), self.batch))
+        except SettingError:  # so few cannot be
+            return False
+
+
+def _largest(holds: Callable[[int], bool], low: int, high: int) -> int | None:
+    """The largest of low .. high for which `holds`, which is true up to it; None if it never is."""
+    if high < low or not holds(low):
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
+
+
+def halved(plan: Plan, over: Overrides) -> tuple[Overrides, int, int]:
+    """The settings that make half of the plan, at least 1 of each, and its frames and budget."""
+    frames, budget = max(1, plan.frames // 2), max(1, plan.budget_for(plan.raw) // 2)
+    if over.mean_budget is not None:
+        made = replace(over, mean_budget=max(1, over.mean_budget // 2))
+    elif plan.enters_whole:  # nothing acts before the LLM, so fewer frames are fewer tokens
+        made = over
+    else:
+        made = replace(over, keep=None, budget=budget)
+    if plan.pictures:
+        return made, plan.frames, budget
+    if over.fps is not None:
+        return replace(made, max_frames=frames), frames, budget
+    return replace(made, frames=frames), frames, budget
+
+
+def text_estimate(
+    spec: ModelSpec, plan: Plan, seconds: float, question: str = "", beside: str = ""
+) -> int:
+    """Text tokens of a prompt, before any tokenizer is there: three characters of a question make
+    one, and each character of a time stamp is one, as Qwen2 cuts numbers. seconds: of the video."""
+    count = _PROMPT_TOKENS + ceil(len(question) / 3) + ceil(len(beside) / 3)
+    if not plan.time_text or plan.pictures:
+        return count
+    listed = max(1, min(plan.frames, _TIMES * spec.native_frames))
+    stamps = sum(len(f"{i * seconds / listed:.2f}s,") for i in range(listed))
+    return count + min(stamps, TIME_TOKENS)
