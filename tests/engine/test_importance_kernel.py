@@ -16,7 +16,13 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from tokenreduce import importance as module
-from tokenreduce.importance import importance, importance_fused, importance_plain, ranked
+from tokenreduce.importance import (
+    KERNEL_FROM,
+    importance,
+    importance_fused,
+    importance_plain,
+    ranked,
+)
 from tokenreduce.tokens import Attention
 
 needs_triton = pytest.mark.skipif(
@@ -192,6 +198,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
     monkeypatch.setattr(module, "importance_fused", lambda *_, **__: calls.append("fused"))
     monkeypatch.setattr(module, "importance_plain", lambda *_, **__: calls.append("plain"))
+    monkeypatch.setattr(module, "_prove", lambda _: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     return calls
 
@@ -210,19 +217,19 @@ def test_only_long_prompts_of_half_precision_on_cuda_take_the_kernels(
 ) -> None:
     half = torch.bfloat16
     for attention, options in (
-        (pretended("cuda", 11_999, half), {}),
-        (pretended("cpu", 12_000, half), {}),
-        (pretended("cuda", 12_000, torch.float32), {}),
-        (pretended("cuda", 12_000, half, width=96), {}),
-        (pretended("cuda", 12_000, half), {"block_bytes": 1 << 20}),
+        (pretended("cuda", KERNEL_FROM - 1, half), {}),
+        (pretended("cpu", KERNEL_FROM, half), {}),
+        (pretended("cuda", KERNEL_FROM, torch.float32), {}),
+        (pretended("cuda", KERNEL_FROM, half, width=96), {}),
+        (pretended("cuda", KERNEL_FROM, half), {"block_bytes": 1 << 20}),
     ):
         importance(attention, **options)
     assert called == ["plain"] * 5
-    importance(pretended("cuda", 12_000, half))
-    importance(pretended("cuda", 12_000, torch.float16))
+    importance(pretended("cuda", KERNEL_FROM, half))
+    importance(pretended("cuda", KERNEL_FROM, torch.float16))
     assert called[5:] == ["fused"] * 2
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    importance(pretended("cuda", 12_000, torch.float16))
+    importance(pretended("cuda", KERNEL_FROM, torch.float16))
     assert called[7:] == ["plain"]
 
 
@@ -231,7 +238,7 @@ def test_without_triton_the_plain_form_runs(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tokenreduce.importance_kernel", None)
     monkeypatch.delattr("tokenreduce.importance_kernel", raising=False)
-    importance(pretended("cuda", 12_000, torch.bfloat16))
+    importance(pretended("cuda", KERNEL_FROM, torch.bfloat16))
     assert called == ["plain"]
 
 
@@ -244,8 +251,26 @@ def test_kernels_that_fail_are_replaced_with_a_warning(
 
     monkeypatch.setattr(module, "importance_fused", fail)
     with pytest.warns(RuntimeWarning, match="slower: RuntimeError: Failed to find C compiler. Pl"):
-        importance(pretended("cuda", 12_000, torch.bfloat16))
+        importance(pretended("cuda", KERNEL_FROM, torch.bfloat16))
     assert called == ["plain"]
+
+
+@needs_triton
+@pytest.mark.parametrize("wrong", [0.0, 0.01])
+def test_kernels_are_proven_against_the_plain_form_before_they_are_used(
+    monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    kernels = pytest.importorskip("tokenreduce.importance_kernel", exc_type=ImportError)
+    drawn = attention_of(1, 4, 2, 8, 32, torch.bfloat16)
+    plain = module.importance_plain
+    monkeypatch.setattr(module, "importance_fused", lambda given: plain(given) * (1 + wrong))
+    kernels.proven.cache_clear()
+    if wrong:
+        with pytest.raises(RuntimeError, match="wrong numbers on cpu"):
+            module._prove(drawn)
+    else:
+        module._prove(drawn)
+    kernels.proven.cache_clear()
 
 
 @needs_triton
@@ -257,13 +282,13 @@ def test_memory_that_runs_out_is_not_the_kernels_failure(
 
     monkeypatch.setattr(module, "importance_fused", fail)
     with pytest.raises(torch.OutOfMemoryError):
-        importance(pretended("cuda", 12_000, torch.bfloat16))
+        importance(pretended("cuda", KERNEL_FROM, torch.bfloat16))
     assert called == []
 
 
 def test_wrong_settings_are_refused_before_any_kernel(called: list[str]) -> None:
     with pytest.raises(ValueError, match="temperature"):
-        importance(pretended("cuda", 12_000, torch.bfloat16), temperature=0.0)
+        importance(pretended("cuda", KERNEL_FROM, torch.bfloat16), temperature=0.0)
     assert called == []
 
 

@@ -83,6 +83,24 @@ def test_chunks_put_together_are_attention(attend: Attend, shape: str, dtype: to
     torch.testing.assert_close(out.float(), exact(*given, 0.3), rtol=0, atol=NEAR[dtype])
 
 
+@pytest.mark.parametrize("wrong", [0.0, 0.2])
+def test_the_kernels_are_proven_before_they_are_used(
+    monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
+        return exact(q, keys, values, mask, scale).to(q.dtype) + wrong
+
+    monkeypatch.setattr(split_attention, "attend", attend)
+    split_attention.proven.cache_clear()
+    given = drawn("less than a chunk", torch.bfloat16)
+    if wrong:
+        with pytest.raises(RuntimeError, match="wrong numbers on cpu"):
+            split_attention.attend_proven(*given, 0.3)
+    else:
+        assert split_attention.attend_proven(*given, 0.3).shape == (1, 1, 4, 32)
+    split_attention.proven.cache_clear()
+
+
 def test_what_has_no_kernel_is_refused() -> None:
     q, keys, values, mask = drawn("less than a chunk", torch.float32)
     assert split_attention.fits(q, keys)

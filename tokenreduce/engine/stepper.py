@@ -181,10 +181,10 @@ def chosen(model: Any, way: Way, device: torch.device) -> tuple[Stepper | None, 
 def _attend() -> Attend | None:
     """Where there is no triton, SDPA it is."""
     try:
-        from tokenreduce.engine.split_attention import attend
+        from tokenreduce.engine.split_attention import attend_proven
     except ImportError:
         return None
-    return attend
+    return attend_proven
 
 
 def _computed(step: Step) -> Tensor:
