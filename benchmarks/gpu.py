@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from benchmarks import gpu_decode, gpu_memory, gpu_prefill, gpu_profile, gpu_rows, gpu_video, record
-from benchmarks.gpu_bench import FULL, TINY, Bench, Scale
+from benchmarks.gpu_bench import FULL, TINY, Bench, NotDone, Scale
 from tokenreduce.errors import SettingError, TokenReduceError
 
 NAME = "gpu"
@@ -50,14 +50,14 @@ SECTIONS: Mapping[str, Section] = {
     "prefill-bf16": Section(partial(gpu_prefill.prefill, kind="none"), 0.6),
     "prefill-nf4": Section(partial(gpu_prefill.prefill, kind="nf4"), 0.7),
     "decode": Section(gpu_decode.decoding, 0.8),
-    "first-token": Section(gpu_video.first_token, 1.2),
+    "first-token": Section(gpu_video.first_token, 1.4),
     "longest": Section(gpu_video.longest, 1.5),
-    "small": Section(gpu_memory.small, 1.0),
+    "small": Section(gpu_memory.small, 0.8),
     "peak": Section(gpu_memory.peak, 0.2),
     "prediction": Section(gpu_memory.prediction, 0.5),
     "profile": Section(gpu_profile.profiles, 0.4),
-    "tower": Section(gpu_decode.tower, 1.2),
     "importance": Section(gpu_prefill.scoring, 0.5),
+    "tower": Section(gpu_decode.tower, 1.2),
     "masked": Section(gpu_prefill.masking, 0.5),
 }
 
@@ -143,8 +143,8 @@ def _section(bench: Bench, name: str) -> dict[str, Any] | None:
     bench.clean()
     try:
         figures, details = SECTIONS[name].measure(bench)
-    except SettingError as error:  # no bitsandbytes, for one
-        why = f"not done: {error}"
+    except (SettingError, NotDone) as error:  # no bitsandbytes, for one, or a small card
+        why = str(error) if isinstance(error, NotDone) else f"not done: {error}"
         figures, details = {row.key: why for row in gpu_rows.rows_of(name)}, {}
     except (torch.OutOfMemoryError, TokenReduceError) as error:
         if isinstance(error, TokenReduceError) and error.__cause__ is None:

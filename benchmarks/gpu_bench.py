@@ -67,7 +67,7 @@ class Scale:
     grid_budgets: tuple[int, ...] = (2000, 6000, 12_000)
     batches: tuple[int, int, int] = (8, 16, 32)
     steps: int = 64
-    film_seconds: float = 200.0
+    film_seconds: float = 120.0
     long_film_seconds: float = 600.0
     film_size: tuple[int, int] = (1280, 720)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -23,7 +22,7 @@ from tokenreduce import cost, overhead
 from tokenreduce.budget import Layout
 from tokenreduce.engine.host import prepare
 from tokenreduce.engine.types import Prompt, Prune
-from tokenreduce.importance import importance
+from tokenreduce.importance import importance_fused, importance_plain
 from tokenreduce.methods.aim_prune import AimPrune
 from tokenreduce.models.llava_video import LlavaVideo
 from tokenreduce.models.quantize import Quantize
@@ -174,15 +173,14 @@ def kernel(bench: Bench, model: LlavaVideo, tokens: int) -> tuple[float | str, d
         return "not done: the kernel is for CUDA", {}
     if find_spec("triton") is None:
         return "not done: triton is not installed", {}
-    fused: Any = import_module("tokenreduce.importance_kernel").reach_fused
     text, length = model.spec.text, tokens + bench.scale.text
     shape = (length, text.head_width)
     q = torch.randn(1, text.heads, *shape, device=bench.device, dtype=model.dtype)
     k = torch.randn(1, text.kv_heads, *shape, device=bench.device, dtype=model.dtype)
     shown = Attention(q, k, text.head_width**-0.5, causal=True)
     works: dict[str, Callable[[], object]] = {
-        "plain": partial(importance, shown),
-        "kernel": partial(fused, shown, temperature=0.1, iterations=5, damping=0.0),
+        "plain": partial(importance_plain, shown),
+        "kernel": partial(importance_fused, shown),
     }
     for work in works.values():
         work()

@@ -163,6 +163,21 @@ def test_a_section_that_fails_stops_no_other(
         assert "decode: came to no end" in capsys.readouterr().err
 
 
+def test_without_bitsandbytes_a_section_says_so(
+    gpu: ModuleType,
+    benchmarks: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(benchmarks("random_model"), "find_spec", lambda _: None)
+    path = tmp_path / "gpu.json"
+    assert gpu.main([*SMALL, "--output", str(path), "--sections", "decode,importance"]) == 0
+    found = sections(path)
+    why = {row["figure"] for row in found["decode"]["rows"].values()}
+    assert why == {"not done: quantize nf4: bitsandbytes is not installed; use none"}
+    assert found["importance"]["rows"]["share_6k"]["figure"] > 0
+
+
 def test_no_section_is_begun_that_would_not_end_in_time(
     gpu: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +228,41 @@ def test_a_cuda_card_is_stood_in_for(
     assert fractions == [0.25, 1.0, 0.5, 1.0]
     with pytest.raises(shared.NotDone, match=r"this card has 32\.0 GiB"), bench.card(40):
         pass
+
+
+def test_a_profile_of_a_gpu_counts_each_kernel_once(
+    benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of the host's operations each is told the time of its kernels too."""
+    profiles, shared = benchmarks("gpu_profile"), benchmarks("gpu_bench")
+
+    def event(name: str, device: str, micro: float) -> SimpleNamespace:
+        kind = SimpleNamespace(name=device)
+        return SimpleNamespace(key=name, device_type=kind, self_device_time_total=micro, count=3)
+
+    class Taken:
+        def __init__(self, activities: list[object]) -> None:
+            assert len(activities) == 2
+
+        def __enter__(self) -> "Taken":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def key_averages(self) -> list[SimpleNamespace]:
+            kernels = [event("copy", "CUDA", 1e6), event("gemm", "CUDA", 2e6)]
+            return [event("aten::mm", "CPU", 2e6), *kernels]
+
+    monkeypatch.setattr(profiles, "profile", Taken)
+    monkeypatch.setattr(shared.memory, "synchronise", lambda _: None)
+    bench = shared.Bench(torch.device("cuda"), shared.TINY, tmp_path)
+    found = profiles.summary(bench, lambda: None)
+    assert found["top"] == [
+        {"kernel": "gemm", "seconds": 2.0, "calls": 3},
+        {"kernel": "copy", "seconds": 1.0, "calls": 3},
+    ]
+    assert (found["busy_seconds"], found["calls"]) == (3.0, 6)
 
 
 def test_the_largest_budget_is_found(
