@@ -323,7 +323,17 @@ def test_triton_is_for_cuda(card: SimpleNamespace, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "triton", None)
     assert one(device.triton, CUDA).state == "warning"
     monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
-    assert one(device.triton, CUDA).state == "ok"
+    for wrong, state in (("", "ok"), ("the scoring of long prompts", "warning")):
+        monkeypatch.setattr(device, "_wrong_kernels", lambda _, wrong=wrong: wrong)
+        assert one(device.triton, CUDA).state == state
+
+    def refuse(_: object) -> str:
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(device, "_wrong_kernels", refuse)
+    found = one(device.triton, CUDA)
+    assert found.state == "warning"
+    assert "no C compiler" in found.text
 
 
 def test_decoders(monkeypatch: pytest.MonkeyPatch) -> None:

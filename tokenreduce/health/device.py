@@ -165,7 +165,7 @@ def quantisation(asked: Asked) -> Iterator[Finding]:
 
 
 def triton(asked: Asked) -> Iterator[Finding]:
-    """Whose kernel scores long prompts on a CUDA device."""
+    """Whose kernels score long prompts and decode on a CUDA device: compiled and compared there."""
     from tokenreduce.models.placement import choose_device
 
     chosen = choose_device(asked.device)
@@ -180,7 +180,32 @@ def triton(asked: Asked) -> Iterator[Finding]:
             "triton", "warning", f"cannot be imported ({found.text}): long prompts are slower"
         )
         return
-    yield Finding("triton", "ok", installed("triton") or "there, of an unknown version")
+    version = installed("triton") or "of an unknown version"
+    try:
+        wrong = _wrong_kernels(chosen)
+    except Exception as error:
+        found = of_error("triton", error)
+        yield Finding("triton", "warning", f"{version}: {found.text}: long prompts are slower")
+        return
+    if wrong:
+        yield Finding(
+            "triton", "warning", f"{version}: {wrong} is wrong on this card, so it is not used"
+        )
+        return
+    yield Finding("triton", "ok", f"{version}: its kernels are right on {chosen}")
+
+
+def _wrong_kernels(chosen: torch.device) -> str:
+    """With the sizes of the 7B."""
+    import torch
+
+    from tokenreduce import importance_kernel
+    from tokenreduce.engine import split_attention
+
+    sizes = (chosen, torch.bfloat16, 28, 4, 128)
+    if not importance_kernel.proven(*sizes):
+        return "the scoring of long prompts"
+    return "" if split_attention.proven(*sizes) else "attention while decoding"
 
 
 def _card(chosen: torch.device) -> str:
