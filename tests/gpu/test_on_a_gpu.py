@@ -6,7 +6,6 @@ Run where one is promised with TOKENREDUCE_REQUIRE_GPU=1: then a skip is a failu
 from __future__ import annotations
 
 import importlib
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -238,14 +237,15 @@ def random_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_random_7b_in_nf4_is_made_on_the_device(random_model: Any) -> None:
     """6.1 GiB by count: matrices of half a byte and a scale a number, the rest in bfloat16."""
     cuda = torch.device("cuda")
+    torch.zeros(1, device=cuda).item()  # the context and its libraries are there
     memory.reset_device_peak(cuda)
-    memory.reset_host_peak()
+    anew = memory.reset_host_peak()
     host, before = memory.host_bytes() or 0, torch.cuda.memory_allocated()
     model = random_model.make("7b", cuda, torch.bfloat16, "nf4")
     held = torch.cuda.memory_allocated() - before
     assert 5.5 * GIB < held < 6.5 * GIB
     assert (memory.device_peak_bytes(cuda) or 0) - before < held + 1.5 * GIB
-    if sys.platform == "linux":
+    if anew:
         assert memory.host_peak_bytes() - host < 2 * GIB
     made = model.generate(asked(model, 2), (), Sampling(3), lambda _: None, lambda _: None)
     assert made.tokens == 3
