@@ -27,9 +27,9 @@ from tokenreduce.engine.host import prepare, read_prompt
 from tokenreduce.engine.stem import Stem
 from tokenreduce.engine.types import Generation, Plan, Prefilled, Prompt, Prune, Sampling
 from tokenreduce.methods.aim_prune import AimPrune
-from tokenreduce.methods.ask_prune import AskPrune
 from tokenreduce.methods.fastv import FastV
 from tokenreduce.methods.framefusion import FrameFusion
+from tokenreduce.methods.sparsevlm import SparseVLM
 from tokenreduce.schedule import Once, Ramp
 from tokenreduce.tokens import Tokens
 
@@ -43,9 +43,9 @@ PRUNES: list[Sequence[Prune]] = [
     (Prune(FastV(), Once(Fraction(1, 3), Fraction(1, 2))),),
     (Prune(FrameFusion(), Once(Fraction(1, 2), Fraction(1, 3))),),
     # Reads what entered layer 0, which is on the first device.
-    (Prune(AskPrune(), Ramp(Fraction(1, 6), Fraction(5, 6))),),
+    (Prune(SparseVLM(), Ramp(Fraction(1, 6), Fraction(5, 6))),),
 ]
-NAMES = ["none", "aim", "fastv", "framefusion", "ask"]
+NAMES = ["none", "aim", "fastv", "framefusion", "sparsevlm"]
 
 
 @pytest.fixture(autouse=True)

@@ -135,7 +135,7 @@ def _indices(of: Tensor, among: Tensor) -> Tensor:
 
 
 def _rows(embeds: Tensor, position: Tensor) -> Tensor:
-    return embeds[0].index_select(0, position.to(embeds.device)).to(position.device)
+    return embeds[0].index_select(0, position.to(embeds.device))
 
 
 def _among(attention: Attention, kept: Tensor) -> Attention:
