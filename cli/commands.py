@@ -19,6 +19,7 @@ from .doctor import doctor
 from .front import OneLineErrors
 from .methods import methods
 from .models import models
+from .plan import plan
 from .results import results
 
 app = typer.Typer(
@@ -55,6 +56,7 @@ app.command()(ask)
 app.command()(batch)
 app.command()(chat)
 app.command()(compare)
+app.command()(plan)
 app.command()(doctor)
 app.add_typer(results)
 app.add_typer(cache)

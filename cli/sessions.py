@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenreduce.batch.recipe import Recipe
+    from tokenreduce.models.base import VideoModel
+    from tokenreduce.result import Answer
     from tokenreduce.session import Session
 
-_OVER = (
+OVER = (
     "budget",
     "keep",
     "mean_budget",
@@ -43,13 +45,23 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     return Recipe.of(
         values["model"],
         values["preset"],
-        Overrides(**{name: values[name] for name in _OVER}),
+        Overrides(**{name: values[name] for name in OVER}),
         Sampling(**{name: values[name] for name in _SAMPLING}),
         Placing(**{name: values[name] for name in _PLACING}),
         values["subtitles"],
         str(default_folder(os.environ)) if values["use_cache"] else None,
         Allowed(values["vram"], values["fit"]),
     )
+
+
+def _note(answer: Answer, model: VideoModel) -> None:
+    """For `tokenreduce plan`: how fast this machine is."""
+    from tokenreduce.cache.store import default_folder
+    from tokenreduce.calibration import key_of, machine_of, note
+
+    machine = machine_of(model.device, model.dtype)
+    if machine is not None:
+        note(default_folder(os.environ), key_of(answer.model, machine, answer.quantize), answer)
 
 
 def open_session(
@@ -73,7 +85,7 @@ def open_session(
     wanted = Wanted(
         files[0] if len(files) == 1 else tuple(files),
         values["preset"],
-        Overrides(**taken(_OVER)),
+        Overrides(**taken(OVER)),
         Sampling(**taken(_SAMPLING)),
         values["subtitles"],
     )
@@ -85,4 +97,5 @@ def open_session(
         keep_sheet=keep_sheet,
         many=many,
         allowed=Allowed(values["vram"], values["fit"]),
+        finished=_note if values["use_cache"] else None,
     )

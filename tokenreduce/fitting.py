@@ -133,9 +133,7 @@ def fitted(asked: Asked, over: Overrides, room: Room, *, lower: bool) -> Fit:
     """
     usual = batch_of(asked.placement.device)
     plan = asked.planned(over)
-    batch = usual
-    while batch > 1 and not room.holds(_only_tower(asked.takes(plan, batch))):
-        batch //= 2
+    batch = tower_batch(asked, plan, room)
     changed = () if batch == usual else (f"{usual} frames a batch in the tower -> {batch}",)
     search = _Search(asked, over, room, batch, plan)
     if room.holds(found := asked.takes(plan, batch)):
@@ -147,6 +145,19 @@ def fitted(asked: Asked, over: Overrides, room: Room, *, lower: bool) -> Fit:
         raise CapacityError(search.refusal(found))
     then = asked.planned(made)
     return Fit(made, batch, (*changed, *_changes(plan, then)), asked.takes(then, batch))
+
+
+def tower_batch(asked: Asked, plan: Plan, room: Room | None) -> int:
+    """The largest batch with which the tower fits; 1 where none does."""
+    batch = batch_of(asked.placement.device)
+    while room and batch > 1 and not room.holds(_only_tower(asked.takes(plan, batch))):
+        batch //= 2
+    return batch
+
+
+def offers(asked: Asked, over: Overrides, room: Room, batch: int) -> tuple[str, ...]:
+    """Settings that would fit, each by itself, as they are given."""
+    return tuple(_Search(asked, over, room, batch, asked.planned(over)).offers())
 
 
 def _only_tower(found: Footprint) -> Footprint:

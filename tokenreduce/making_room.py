@@ -6,9 +6,11 @@ nothing and loads no model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from tokenreduce.captions import Line
 from tokenreduce.fitting import (
     Allowed,
     Asked,
@@ -24,7 +26,7 @@ from tokenreduce.opening import Opened, Wanted
 from tokenreduce.plan import Overrides, Plan, of_video
 from tokenreduce.preset import load_preset
 from tokenreduce.result import Fitted
-from tokenreduce.subject import Stills
+from tokenreduce.subject import Stills, Subject
 from tokenreduce.subtitles import MOST_TOKENS
 from tokenreduce.video.inputs import shown
 
@@ -58,7 +60,7 @@ class Maker:
         self, wanted: Wanted, about: Opened, spec: ModelSpec, where: Placement, room: Room
     ) -> Made:
         """Raises CapacityError, see `fitting.fitted`."""
-        asked = asked_of(wanted, about, spec, where, many=self.many)
+        asked = asked_of(wanted, about.subject, about.said, spec, where, many=self.many)
         fit = fitted(asked, wanted.over, room, lower=self.allowed.fit)
         told = Fitted(room.limit_bytes, fit.found.peak_bytes, fit.changed)
         return Made(replace(wanted, over=fit.over), fit.batch, told)
@@ -76,13 +78,19 @@ def advice(plan: Plan, over: Overrides) -> str:
 
 
 def asked_of(
-    wanted: Wanted, about: Opened, spec: ModelSpec, where: Placement, *, many: bool
+    wanted: Wanted,
+    subject: Subject,
+    said: Sequence[Line],
+    spec: ModelSpec,
+    where: Placement,
+    *,
+    many: bool = False,
 ) -> Asked:
-    """The run, with plans for other settings of the same file."""
+    """The run, with plans for other settings of the same file. said: subtitles."""
     preset = wanted.preset if not isinstance(wanted.preset, str) else load_preset(wanted.preset)
-    read, subject = replace(wanted, preset=preset), about.subject
-    said = "".join(line.text for line in about.said)[:_MOST_CHARACTERS]
-    beside = said + (_HISTORY if many else "")
+    read = replace(wanted, preset=preset)
+    told = "".join(line.text for line in said)[:_MOST_CHARACTERS]
+    beside = told + (_HISTORY if many else "")
     if isinstance(subject, Stills):
         stills = subject
 

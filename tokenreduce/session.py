@@ -72,6 +72,7 @@ class Session:
     decoder    lent: it outlives the session, and nothing else uses it meanwhile
     turn       see `viewing.see`
     allowed    limits of the device's memory, and what may be changed to keep to them
+    finished   told of each answer, and of the model that gave it
 
     Nothing is read before the first question. Not for several threads at once. Leave the `with`
     block or call `close`: no decoding child outlives it.
@@ -91,10 +92,12 @@ class Session:
         decoder: Decoder | None = None,
         turn: Lock | None = None,
         allowed: Allowed | None = None,
+        finished: Callable[[Answer, VideoModel], None] | None = None,
         watch: Watcher = ignore,
     ) -> None:
         self._wanted = self._given = wanted
         self._maker = Maker(allowed or NO_LIMIT, many)
+        self._finished = finished
         self._fitted = Fitted()
         self._batch: int | None = None
         self._stepped: Fitted | None = None
@@ -231,7 +234,10 @@ class Session:
                 stop=stop,
                 paid=paid,
             )
-        return replace(answer, fitted=self._fitted)
+        answer = replace(answer, fitted=self._fitted)
+        if self._finished is not None:
+            self._finished(answer, model)
+        return answer
 
     def change(self, *, preset: str | Preset | None = None, over: Overrides | None = None) -> None:
         """Another preset or other settings from the next question on. The model stays; the video

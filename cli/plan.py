@@ -1,0 +1,285 @@
+"""`tokenreduce plan`: what a run would look at, compute and take, before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenreduce.video.inputs import checked, shown
+
+from . import options as o
+from . import options_seen as s
+from . import render
+from .ask import calm_libraries
+
+if TYPE_CHECKING:
+    from tokenreduce.fitting import Room
+    from tokenreduce.forecast import Forecast, Refused
+    from tokenreduce.models.placement import Placement
+    from tokenreduce.models.spec import ModelSpec
+    from tokenreduce.subject import Subject
+
+_STAGES = {"load": "loading", "encode": "encoding", "reduce": "merging"}
+
+
+def plan(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE", help="A local video, or one or more pictures.", show_default=False
+        ),
+    ],
+    presets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--preset",
+            "-p",
+            metavar="NAME",
+            help="A preset to tell more of; give it several times. Default: balanced.",
+        ),
+    ] = None,
+    budget: s.Budget = None,
+    keep: s.Keep = None,
+    mean_budget: s.MeanBudget = None,
+    method: s.Method = None,
+    frames: s.Frames = None,
+    fps: s.Fps = None,
+    max_frames: s.MaxFrames = None,
+    start: s.Start = None,
+    end: s.End = None,
+    model: o.Model = None,
+    revision: o.Revision = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    quantize: o.Quantize = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    vram: Annotated[
+        str | None,
+        typer.Option(
+            "--vram",
+            metavar="SIZE",
+            help="Say what fits into this much: 12GiB, 8GB, 12 (GiB); without a card here, a card "
+            "of that size is planned for. Default: what is free on the card that is here.",
+        ),
+    ] = None,
+    as_json: o.Json = False,
+) -> None:
+    """Say what a run would look at, compute and take, and which presets fit; nothing is loaded.
+
+    From the model's configuration and the file's headers. Every preset is listed, the one that is
+    named or balanced is told in full. Memory and seconds are predictions.
+    """
+    given = dict(locals())
+    from .settings import SETTINGS, resolve
+
+    flags = {one.name: given.get(one.name) for one in SETTINGS}
+    flags["preset"] = presets[0] if presets else None
+    chosen = resolve(flags, os.environ)
+    values: dict[str, Any] = {name: one.value for name, one in chosen.items()}
+    for name in files:
+        checked(name)
+    calm_libraries(quiet=True)
+    told = presets or [values["preset"]]
+    from tokenreduce.shipped import preset_names
+
+    listed = list(dict.fromkeys((*told, *preset_names())))
+    look = _Look.at(files, values)
+    found = [look.ahead(preset) for preset in listed]
+    if as_json:
+        render.json_object(look.to_json(found))
+        return
+    look.show(found[: len(told)])
+    if len(found) > 1:
+        render.line()
+        render.columns([tuple(map(_loose, row)) for row in _table(found)])
+
+
+class _Look:
+    """At the files and the model's configuration."""
+
+    def __init__(
+        self,
+        values: dict[str, Any],
+        subject: Subject,
+        spec: ModelSpec,
+        where: Placement,
+        room: Room | None,
+        *,
+        builtin: bool,
+    ) -> None:
+        self._values, self._subject, self._spec = values, subject, spec
+        self._where, self._room, self._builtin = where, room, builtin
+
+    @classmethod
+    def at(cls, files: Sequence[str], values: dict[str, Any]) -> _Look:
+        from tokenreduce.clock import Clock
+        from tokenreduce.events import ignore
+        from tokenreduce.forecast import placed_for, room_for
+        from tokenreduce.models.builtin import planned_spec
+        from tokenreduce.subject import probed, read_stills, told_apart
+        from tokenreduce.video.decoder import Decoder
+        from tokenreduce.video.types import Limits
+
+        spec, builtin = planned_spec(values["model"], values["revision"])
+        size = values["vram"] if isinstance(values["vram"], int) else None
+        where = placed_for(spec, values["device"], values["dtype"], values["quantize"], size)
+        room = room_for(where, values["vram"])
+        apart, clock = told_apart(files[0] if len(files) == 1 else tuple(files)), Clock(ignore)
+        if apart.pictures:
+            return cls(values, read_stills(apart, spec, clock), spec, where, room, builtin=builtin)
+        child = Decoder(Limits())
+        try:
+            subject = probed(apart, child, clock)
+        finally:
+            child.close()
+        return cls(values, subject, spec, where, room, builtin=builtin)
+
+    def ahead(self, preset: str) -> Forecast | Refused:
+        from tokenreduce.cache.store import default_folder
+        from tokenreduce.forecast import forecast
+        from tokenreduce.models.base import Sampling
+        from tokenreduce.opening import Wanted
+        from tokenreduce.plan import Overrides
+
+        from .sessions import OVER
+
+        over = Overrides(**{name: self._values[name] for name in OVER})
+        if self._subject.images:
+            over = Overrides(**{name: self._values[name] for name in _OF_PICTURES})
+        sampling = Sampling(self._values["max_new_tokens"])
+        wanted = Wanted(self._subject.facts.path, preset, over, sampling)
+        folder = default_folder(os.environ)
+        return forecast(wanted, self._subject, self._spec, self._where, self._room, folder)
+
+    def to_json(self, found: Sequence[Forecast | Refused]) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        return {
+            "file": asdict(self._subject.facts),
+            "images": [asdict(one) for one in self._subject.images],
+            "model": self._spec.name,
+            "builtin": self._builtin,
+            "device": str(self._where.device),
+            "dtype": str(self._where.dtype).removeprefix("torch."),
+            "quantize": self._where.quantize,
+            "limit": None if self._room is None else self._room.limit_bytes,
+            "plans": [one.to_json() for one in found],
+        }
+
+    def show(self, found: Sequence[Forecast | Refused]) -> None:
+        """What is planned for, and the first presets in full."""
+        where, facts = self._where, self._subject.facts
+        dtype = str(where.dtype).removeprefix("torch.")
+        quantize = "not quantised" if where.quantize == "none" else where.quantize
+        known = "; its sizes are built in, the model is not here" if self._builtin else ""
+        length = f"{facts.seconds:,.1f} s, " if not self._subject.images else ""
+        rows = [
+            ("file", f"{shown(facts.path)}: {length}{facts.width:,} x {facts.height:,}"),
+            ("model", f"{self._spec.name}, {quantize}, {dtype}{known}"),
+            ("device", self._device()),
+        ]
+        for one in found:
+            rows += [("", ""), *_details(one, self._room, pictures=bool(self._subject.images))]
+        width = max(len(label) for label, _ in rows)
+        for label, text in rows:
+            render.columns([(f"{label:<{width}}", _loose(text))])
+
+    def _device(self) -> str:
+        kind = str(self._where.device)
+        if self._room is None:
+            return kind
+        return f"{kind}, {self._room.named}"
+
+
+_OF_PICTURES = ("budget", "keep", "mean_budget", "method", "newlines")
+
+
+def _details(
+    one: Forecast | Refused, room: Room | None, *, pictures: bool
+) -> Iterator[tuple[str, str]]:
+    from tokenreduce.forecast import Refused
+
+    from .cost import against, quantity, size
+
+    if isinstance(one, Refused):
+        yield "preset", f"{one.preset}: cannot be used: {one.why}"
+        return
+    last, flops = one.per_layer[-1], one.flops
+    peak, fullest = one.found.peak_bytes, one.found.fullest
+    yield "preset", f"{one.preset}: {one.method}"
+    yield (
+        "pictures" if pictures else "frames",
+        f"{one.frames:,}, {one.batch} at a time in the tower",
+    )
+    yield (
+        "visual tokens",
+        f"{one.raw:,} raw -> {one.merged:,} merged -> {last:,} at the last layer, "
+        f"{one.mean:,.0f} in the mean; about {one.text:,} of text",
+    )
+    yield (
+        "prefill",
+        f"{quantity(flops.vision, 'FLOP')} in the vision tower, "
+        f"{quantity(flops.llm + flops.overhead, 'FLOP')} in the LLM, {against(flops.ratio_llm)}",
+    )
+    yield "KV cache", size(one.kv_bytes)
+    parts = ", ".join(f"{name} {size(count)}" for name, count in fullest.parts)
+    yield "peak memory", f"{size(peak)} predicted, {_while(fullest.name)}: {parts}"
+    others = [stage for stage in one.found.stages if stage is not fullest]
+    yield "", ", ".join(f"{_while(stage.name)} {size(stage.total)}" for stage in others)
+    if one.found.driver_bytes:
+        yield "", f"and about {size(one.found.driver_bytes)} for the driver, beside it"
+    if room is not None:
+        yield "fits", _fits(one)
+    yield "seconds", _seconds(one)
+
+
+def _loose(text: str) -> str:
+    """With plain spaces before units: this may go into a file."""
+    return text.replace("\u00a0", " ")
+
+
+def _while(stage: str) -> str:
+    return _STAGES.get(stage, stage)
+
+
+def _seconds(one: Forecast) -> str:
+    if one.seconds is None:
+        return "not calibrated: known once questions have been asked here with this model"
+    seconds = one.seconds
+    return (
+        f"about {seconds.first_token:.1f} to the first token: decode {seconds.decode:.1f}, "
+        f"encode {seconds.encode:.1f}, prefill {seconds.prefill:.1f}"
+    )
+
+
+def _fits(one: Forecast) -> str:
+    if one.fits:
+        return "yes"
+    return f"no; {' or '.join(one.offers)} would" if one.offers else "no, whatever is lowered"
+
+
+def _table(found: Sequence[Forecast | Refused]) -> Iterator[tuple[str, ...]]:
+    """Every preset in a line."""
+    from tokenreduce.forecast import Refused
+
+    from .cost import quantity, size
+
+    judged = any(not isinstance(one, Refused) and one.fits is not None for one in found)
+    yield ("preset", "frames", "tokens", "prefill", "peak", *(["fits"] if judged else []))
+    for one in found:
+        if isinstance(one, Refused):
+            yield (one.preset, "-", "-", "-", "-", *([f"no: {one.why}"] if judged else []))
+            continue
+        flops = one.flops
+        whole = quantity(flops.vision + flops.llm + flops.overhead, "FLOP")
+        yield (
+            one.preset,
+            f"{one.frames:,}",
+            f"{one.merged:,}",
+            whole,
+            size(one.found.peak_bytes),
+            *([_fits(one)] if judged else []),
+        )

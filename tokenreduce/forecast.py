@@ -1,0 +1,219 @@
+"""What a run will look at, compute and take, told before a weight is loaded or a frame decoded.
+
+From the model's configuration and the file's headers alone. Knows no question, and shows nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tokenreduce import cost, overhead
+from tokenreduce.bytesizes import shown
+from tokenreduce.calibration import Speed, key_of, machine_of, speed
+from tokenreduce.cost import Through
+from tokenreduce.engine.encoder import ToCount
+from tokenreduce.errors import CapacityError, SettingError
+from tokenreduce.fitting import Allowed, Room, offers, room_on, tower_batch
+from tokenreduce.footprint import DRIVER_BYTES, Footprint, layers_of
+from tokenreduce.inside import patches_of, shares_of
+from tokenreduce.making_room import asked_of
+from tokenreduce.models.base import Prune
+from tokenreduce.models.device_check import available
+from tokenreduce.models.placement import Placement, choose_device, choose_dtype
+from tokenreduce.models.quantize import choose
+from tokenreduce.models.spec import ModelSpec
+from tokenreduce.opening import Wanted
+from tokenreduce.plan import Plan, check_context
+from tokenreduce.preset import Preset
+from tokenreduce.result import Flops
+from tokenreduce.subject import Subject
+from tokenreduce.work import Cost
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Seconds of each part, by earlier runs; decode: waited for beside encoding."""
+
+    decode: float
+    encode: float
+    prefill: float
+
+    @property
+    def first_token(self) -> float:
+        return self.decode + self.encode + self.prefill
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of one preset. per_layer: visual tokens each LLM layer will work on, which begin with what
+    enters the LLM. fits: None where nothing limits the memory; offers: settings that would."""
+
+    preset: str
+    method: str
+    frames: int
+    raw: int
+    per_layer: tuple[int, ...]
+    text: int
+    flops: Flops
+    kv_bytes: int
+    batch: int
+    found: Footprint
+    fits: bool | None
+    offers: tuple[str, ...]
+    seconds: Predicted | None
+
+    @property
+    def merged(self) -> int:
+        return self.per_layer[0]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.per_layer) / len(self.per_layer)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain object of numbers, strings, lists and objects."""
+        return {
+            "preset": self.preset,
+            "method": self.method,
+            "frames": self.frames,
+            "tokens": {
+                "raw": self.raw,
+                "merged": self.merged,
+                "text": self.text,
+                "per_layer": list(self.per_layer),
+            },
+            "flops": asdict(self.flops),
+            "kv_cache": self.kv_bytes,
+            "tower_batch": self.batch,
+            "peak": self.found.peak_bytes,
+            "driver": self.found.driver_bytes,
+            "stages": {stage.name: dict(stage.parts) for stage in self.found.stages},
+            "fits": self.fits,
+            "would_fit": list(self.offers),
+            "seconds": None if self.seconds is None else asdict(self.seconds),
+            "refused": None,
+        }
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A preset that cannot be used for this file, and why."""
+
+    preset: str
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"preset": self.preset, "refused": self.why}
+
+
+def placed_for(
+    spec: ModelSpec, device: str, dtype: str, quantize: str, vram: int | None
+) -> Placement:
+    """Where a run would be. A size of memory, on a machine without a card and with no device named,
+    stands for a card of that size. Raises SettingError or CapacityError as `placement.place`."""
+    imagined = (device == "auto" and vram is not None) or device.startswith("cuda")
+    assumed = imagined and not available()
+    where = torch.device("cuda") if assumed else choose_device(device)
+    return Placement(where, choose_dtype(dtype, where), choose(quantize, spec.text, where))
+
+
+def room_for(where: Placement, vram: int | Literal["auto"] | None) -> Room | None:
+    """What there is to fit into: of the size that was named, be there such a card or not, else of
+    the card that is here. None without either. Raises CapacityError for "auto" without a card."""
+    if isinstance(vram, int):
+        taken = DRIVER_BYTES if where.device.type == "cuda" else 0
+        return Room(vram - taken, shown(vram))
+    if where.device.type == "cuda" and available():
+        return room_on(where.device, Allowed("auto"))
+    if vram == "auto":
+        raise CapacityError("--vram auto: there is no card here; give a size such as 12GiB")
+    return None
+
+
+def forecast(
+    wanted: Wanted,
+    subject: Subject,
+    spec: ModelSpec,
+    where: Placement,
+    room: Room | None,
+    folder: Path | None = None,
+) -> Forecast | Refused:
+    """wanted.preset: the one. folder: of `calibration`, None foresees no seconds."""
+    asked = asked_of(wanted, subject, (), spec, where)
+    name = wanted.preset.name if isinstance(wanted.preset, Preset) else wanted.preset
+    try:
+        plan = asked.planned(wanted.over)
+        text = asked.text_tokens(plan)
+        check_context(plan, spec, 0, plan.raw)
+        per_layer = layers_of(plan)
+    except SettingError as error:
+        return Refused(name, str(error))
+    squares = asked.squares or plan.frames
+    within, own = _before_llm(spec, plan, per_layer, text)
+    flops = cost.flops(spec, squares, plan.raw, per_layer, text, within=within, overhead=own)
+    batch = tower_batch(asked, plan, room)
+    found = asked.takes(plan, batch)
+    fits = None if room is None else room.holds(found)
+    return Forecast(
+        preset=name,
+        method=plan.label,
+        frames=plan.frames,
+        raw=plan.raw,
+        per_layer=per_layer,
+        text=text,
+        flops=flops,
+        kv_bytes=cost.kv_bytes(spec.text, per_layer, text, where.dtype.itemsize),
+        batch=batch,
+        found=found,
+        fits=fits,
+        offers=offers(asked, wanted.over, room, batch) if room and fits is False else (),
+        seconds=_seconds(spec, where, plan, flops, folder),
+    )
+
+
+def _before_llm(
+    spec: ModelSpec, plan: Plan, per_layer: tuple[int, ...], text: int
+) -> tuple[tuple[Through, ...], Cost]:
+    """How frames will go through a tower in which tokens leave, and what reducing computes, there,
+    after it and in the LLM."""
+    visual = per_layer[0]
+    own = overhead.inside_llm(plan.prunes_for(visual), spec.text, per_layer, text)
+    if plan.within is None or visual == plan.raw:
+        if plan.merge is None or plan.pictures:  # of pictures the parts would have to be known
+            return (), own
+        layout = spec.layout(plan.frames)
+        sizes = (spec.vision, spec.text)
+        merging = overhead.before_llm(
+            plan.merge, sizes, layout, visual, plan.newlines, plan.merge_site
+        )
+        return (), own + merging
+    layout = patches_of(spec, spec.layout(plan.frames))
+    counts = Counter(share.features for share in shares_of(layout, visual).shares)
+    through = []
+    for keep, frames in counts.items():
+        prune = Prune(plan.within.method, ToCount(plan.within.schedule, keep))
+        part = Through.of(spec.vision, frames, prune.schedule)
+        through.append(part)
+        own += overhead.inside_encoder((prune,), spec.vision, part)
+    return tuple(through), own
+
+
+def _seconds(
+    spec: ModelSpec, where: Placement, plan: Plan, flops: Flops, folder: Path | None
+) -> Predicted | None:
+    machine = machine_of(where.device, where.dtype)
+    if folder is None or machine is None or plan.pictures:
+        return None
+    known: Speed | None = speed(folder, key_of(spec.name, machine, where.quantize))
+    if known is None:
+        return None
+    return Predicted(
+        known.decode * plan.frames,
+        known.vision * flops.vision / 1e12,
+        known.llm * (flops.llm + flops.overhead) / 1e12,
+    )
