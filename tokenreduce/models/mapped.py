@@ -6,7 +6,7 @@ are the system's to drop, and it holds the file open no longer than it lives its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,16 +79,20 @@ class Files:
 
 @dataclass(frozen=True)
 class Later:
-    """A tensor that has not been read, as transformers takes it: `[...]` reads it, and gives it
-    `dtype` if there is one."""
+    """A tensor that has not been read, as transformers takes it: `[...]` reads it.
+
+    dtype   which it is given, if any
+    copied  it is no map of its file, which it would keep open, with all pages that were read of it
+    """
 
     files: Files
     stored: Stored
     dtype: torch.dtype | None = None
+    copied: bool = False
 
     def __getitem__(self, all_of_it: EllipsisType) -> Tensor:
         tensor = self.files.read(self.stored)
-        return tensor if self.dtype is None else tensor.to(self.dtype)
+        return tensor.to(self.dtype or tensor.dtype, copy=self.copied)
 
     def get_dtype(self) -> str:
         return self.stored.dtype
@@ -98,8 +102,13 @@ class Later:
 
 
 def later(
-    stored: Mapping[str, Stored], dtypes: Mapping[str, torch.dtype] | None = None
+    stored: Mapping[str, Stored],
+    dtypes: Mapping[str, torch.dtype] | None = None,
+    copied: Collection[str] = (),
 ) -> dict[str, Later]:
-    """Every tensor under the same name, none of them read. dtypes: of those that get another."""
+    """Every tensor under the same name, none of them read. dtypes: of those that get another;
+    copied: names of those that are not to be maps."""
     files, others = Files(), dtypes or {}
-    return {name: Later(files, one, others.get(name)) for name, one in stored.items()}
+    return {
+        name: Later(files, one, others.get(name), name in copied) for name, one in stored.items()
+    }

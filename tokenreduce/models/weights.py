@@ -84,6 +84,10 @@ def load_weights(
         # It leaves all of such files in the dtype they have.
         plain = [key for key, one in stored.items() if one.dtype in _FLOATS and not is_scale(key)]
         dtypes = dict.fromkeys(plain, placement.dtype)
+    copied: set[str] = set()
+    if bits is not None and whole and placement.device.type == "cpu":
+        # What is quantised needs its file no longer; what stays beside it would hold it in memory.
+        copied = {key for key, one in stored.items() if not is_matrix(key, one.shape)}
     where: dict[str, Any] = {"": placement.device}
     if placement.layers:
         where = device_map_of(empty_model(kind, config, name), placement)
@@ -93,7 +97,7 @@ def load_weights(
         # metadata and generation settings. Each is read when its turn comes.
         model, report = loader.from_pretrained(
             None,
-            state_dict=later(stored, dtypes),
+            state_dict=later(stored, dtypes, copied),
             config=config,
             dtype=placement.dtype,
             device_map=where,
