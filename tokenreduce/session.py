@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
+from typing import Any
 
 from tokenreduce import memory
 from tokenreduce.cache.store import Cache
@@ -277,7 +278,8 @@ class Session:
     def _open_as(self, wanted: Wanted, clock: Clock) -> Opened:
         """Opened, and made to fit where memory is limited. Leaves all as it was if it raises."""
         where = self._placement(clock)
-        room = room_on(where.device, self._maker.allowed)
+        # Of layers that are spread nothing is foreseen: `spread` leaves room on every GPU.
+        room = None if where.layers else room_on(where.device, self._maker.allowed)
         spec = self._spec()
         found = opened(wanted, spec, self._child, self._kept(), clock)
         if isinstance(self._model, str):
@@ -299,9 +301,17 @@ class Session:
     def _placement(self, clock: Clock) -> Placement:
         """Where the model is, or will be."""
         if isinstance(self._model, str):
-            return placed(self._model, **asdict(self._placing), warn=clock.warn)
+            return placed(self._model, **self._loading(), warn=clock.warn)
         quantize: Quantize = self._model.quantize  # type: ignore[assignment]  # one of the three
         return Placement(self._model.device, self._model.dtype, quantize)
+
+    def _loading(self) -> dict[str, Any]:
+        """How the model is loaded: as it was asked for, within the memory that is allowed."""
+        vram = self._maker.allowed.vram
+        return {
+            **asdict(self._placing),
+            "max_memory_bytes": vram if isinstance(vram, int) else None,
+        }
 
     def _kept(self) -> Kept | None:
         """The cache, if tokens of this model can be told from those of any other."""
@@ -313,8 +323,7 @@ class Session:
     def _loaded(self, clock: Clock) -> VideoModel:
         if isinstance(self._model, str):
             with clock.part("load"):
-                placing = asdict(self._placing)
-                self._model = load(self._model, on_event=self._watch, **placing)
+                self._model = load(self._model, on_event=self._watch, **self._loading())
         return in_batches(self._model, self._batch)
 
     def _view(self, model: VideoModel, about: Opened, clock: Clock) -> Viewed:

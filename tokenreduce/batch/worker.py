@@ -99,6 +99,7 @@ def serve(setup: Setup, inbox: Inbox, tell: Callable[[Message], None]) -> None:
 
         torch.set_num_threads(setup.threads)
     began, placing = time.perf_counter(), setup.recipe.placing
+    vram = setup.recipe.allowed.vram
     try:
         with sufficient("the device's memory does not suffice for the model: try --quantize nf4"):
             model = load(
@@ -109,6 +110,7 @@ def serve(setup: Setup, inbox: Inbox, tell: Callable[[Message], None]) -> None:
                 revision=placing.revision,
                 offline=placing.offline,
                 device_map=placing.device_map,
+                max_memory_bytes=vram if isinstance(vram, int) else None,
             )
     except TokenReduceError as error:
         tell(Died(setup.worker, one_line(error), type(error).__name__))
