@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,13 +16,11 @@ from . import render
 from .ask import calm_libraries
 
 if TYPE_CHECKING:
-    from tokenreduce.fitting import Room
     from tokenreduce.forecast import Forecast, Refused
     from tokenreduce.models.placement import Placement
     from tokenreduce.models.spec import ModelSpec
+    from tokenreduce.room import Room
     from tokenreduce.subject import Subject
-
-_STAGES = {"load": "loading", "encode": "encoding", "reduce": "merging"}
 
 
 def plan(
@@ -91,10 +89,12 @@ def plan(
     if as_json:
         render.json_object(look.to_json(found))
         return
+    from .plan_view import loose, table
+
     look.show(found[: len(told)])
     if len(found) > 1:
         render.line()
-        render.columns([tuple(map(_loose, row)) for row in _table(found)])
+        render.columns([tuple(map(loose, row)) for row in table(found)])
 
 
 class _Look:
@@ -171,6 +171,8 @@ class _Look:
 
     def show(self, found: Sequence[Forecast | Refused]) -> None:
         """What is planned for, and the first presets in full."""
+        from .plan_view import details, loose
+
         where, facts = self._where, self._subject.facts
         dtype = str(where.dtype).removeprefix("torch.")
         quantize = "not quantised" if where.quantize == "none" else where.quantize
@@ -182,10 +184,13 @@ class _Look:
             ("device", self._device()),
         ]
         for one in found:
-            rows += [("", ""), *_details(one, self._room, pictures=bool(self._subject.images))]
+            rows += [
+                ("", ""),
+                *details(one, self._room is not None, pictures=bool(self._subject.images)),
+            ]
         width = max(len(label) for label, _ in rows)
         for label, text in rows:
-            render.columns([(f"{label:<{width}}", _loose(text))])
+            render.columns([(f"{label:<{width}}", loose(text))])
 
     def _device(self) -> str:
         kind = str(self._where.device)
@@ -195,91 +200,3 @@ class _Look:
 
 
 _OF_PICTURES = ("budget", "keep", "mean_budget", "method", "newlines")
-
-
-def _details(
-    one: Forecast | Refused, room: Room | None, *, pictures: bool
-) -> Iterator[tuple[str, str]]:
-    from tokenreduce.forecast import Refused
-
-    from .cost import against, quantity, size
-
-    if isinstance(one, Refused):
-        yield "preset", f"{one.preset}: cannot be used: {one.why}"
-        return
-    last, flops = one.per_layer[-1], one.flops
-    peak, fullest = one.found.peak_bytes, one.found.fullest
-    yield "preset", f"{one.preset}: {one.method}"
-    yield (
-        "pictures" if pictures else "frames",
-        f"{one.frames:,}, {one.batch} at a time in the tower",
-    )
-    yield (
-        "visual tokens",
-        f"{one.raw:,} raw -> {one.merged:,} merged -> {last:,} at the last layer, "
-        f"{one.mean:,.0f} in the mean; about {one.text:,} of text",
-    )
-    yield (
-        "prefill",
-        f"{quantity(flops.vision, 'FLOP')} in the vision tower, "
-        f"{quantity(flops.llm + flops.overhead, 'FLOP')} in the LLM, {against(flops.ratio_llm)}",
-    )
-    yield "KV cache", size(one.kv_bytes)
-    parts = ", ".join(f"{name} {size(count)}" for name, count in fullest.parts)
-    yield "peak memory", f"{size(peak)} predicted, {_while(fullest.name)}: {parts}"
-    others = [stage for stage in one.found.stages if stage is not fullest]
-    yield "", ", ".join(f"{_while(stage.name)} {size(stage.total)}" for stage in others)
-    if one.found.driver_bytes:
-        yield "", f"and about {size(one.found.driver_bytes)} for the driver, beside it"
-    if room is not None:
-        yield "fits", _fits(one)
-    yield "seconds", _seconds(one)
-
-
-def _loose(text: str) -> str:
-    """With plain spaces before units: this may go into a file."""
-    return text.replace("\u00a0", " ")
-
-
-def _while(stage: str) -> str:
-    return _STAGES.get(stage, stage)
-
-
-def _seconds(one: Forecast) -> str:
-    if one.seconds is None:
-        return "not calibrated: known once questions have been asked here with this model"
-    seconds = one.seconds
-    return (
-        f"about {seconds.first_token:.1f} to the first token: decode {seconds.decode:.1f}, "
-        f"encode {seconds.encode:.1f}, prefill {seconds.prefill:.1f}"
-    )
-
-
-def _fits(one: Forecast) -> str:
-    if one.fits:
-        return "yes"
-    return f"no; {' or '.join(one.offers)} would" if one.offers else "no, whatever is lowered"
-
-
-def _table(found: Sequence[Forecast | Refused]) -> Iterator[tuple[str, ...]]:
-    """Every preset in a line."""
-    from tokenreduce.forecast import Refused
-
-    from .cost import quantity, size
-
-    judged = any(not isinstance(one, Refused) and one.fits is not None for one in found)
-    yield ("preset", "frames", "tokens", "prefill", "peak", *(["fits"] if judged else []))
-    for one in found:
-        if isinstance(one, Refused):
-            yield (one.preset, "-", "-", "-", "-", *([f"no: {one.why}"] if judged else []))
-            continue
-        flops = one.flops
-        whole = quantity(flops.vision + flops.llm + flops.overhead, "FLOP")
-        yield (
-            one.preset,
-            f"{one.frames:,}",
-            f"{one.merged:,}",
-            whole,
-            size(one.found.peak_bytes),
-            *([_fits(one)] if judged else []),
-        )

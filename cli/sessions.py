@@ -37,9 +37,9 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     see `Recipe.of`."""
     from tokenreduce.batch.recipe import Recipe
     from tokenreduce.cache.store import default_folder
-    from tokenreduce.fitting import Allowed
     from tokenreduce.models.base import Sampling
     from tokenreduce.plan import Overrides
+    from tokenreduce.room import Allowed
     from tokenreduce.session import Placing
 
     return Recipe.of(
@@ -73,10 +73,10 @@ def open_session(
 ) -> Session:
     """Nothing is read yet. values: of every setting, by name."""
     from tokenreduce.cache.store import Cache, default_folder
-    from tokenreduce.fitting import Allowed
     from tokenreduce.models.base import Sampling
     from tokenreduce.opening import Wanted
     from tokenreduce.plan import Overrides
+    from tokenreduce.room import Allowed
     from tokenreduce.session import Placing, Session
 
     def taken(names: Sequence[str]) -> dict[str, Any]:

@@ -9,58 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Literal
 
-import torch
-
-from tokenreduce.bytesizes import parse, shown
+from tokenreduce.bytesizes import shown
 from tokenreduce.errors import CapacityError, SettingError
-from tokenreduce.footprint import DRIVER_BYTES, Footprint, of_plan
+from tokenreduce.footprint import Footprint, of_plan
 from tokenreduce.models.chat import TIME_TOKENS
 from tokenreduce.models.placement import Placement
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.models.vision import batch_of
 from tokenreduce.plan import Overrides, Plan
+from tokenreduce.room import Room
 
 SHARE = 4
 """The budget is lowered to a quarter of what was planned for as many frames, and no further: then
 frames are left out."""
 
-_SLACK = 1.03  # a prediction may be 3 % too low
 _PROMPT_TOKENS = 64  # of a chat template and the words around a time instruction
 _TIMES = 2  # listed at most, in multiples of the native frames (`replying.TIMES`)
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """vram: bytes the device may have, "auto" for what is free on it, None for no limit of one's
-    own. fit: budget and frames may be lowered, which counts as "auto" without a vram."""
-
-    vram: int | Literal["auto"] | None = None
-    fit: bool = False
-
-    @classmethod
-    def of(cls, vram: str | float | None, *, fit: bool) -> Allowed:
-        """vram as people write it (`bytesizes.parse`). Raises SettingError."""
-        return cls(None if vram is None else "auto" if vram == "auto" else parse(vram), fit)
-
-    @property
-    def anything(self) -> bool:
-        return self.fit or self.vram is not None
-
-
-NO_LIMIT = Allowed()
-
-
-@dataclass(frozen=True)
-class Room:
-    """limit_bytes: what tensors may take; named: how that is called in messages."""
-
-    limit_bytes: int
-    named: str
-
-    def holds(self, found: Footprint) -> bool:
-        return found.peak_bytes * _SLACK <= self.limit_bytes
 
 
 @dataclass(frozen=True)
@@ -79,6 +44,7 @@ class Asked:
     """A run whose size is known: planned(over) gives the plan that settings lead to.
 
     text_tokens  of the prompt, of a plan     squares  pictures with their tiles, None of a video
+    many         several questions
     """
 
     spec: ModelSpec
@@ -86,6 +52,7 @@ class Asked:
     planned: Callable[[Overrides], Plan]
     text_tokens: Callable[[Plan], int]
     squares: int | None = None
+    many: bool = False
 
     def takes(self, plan: Plan, batch: int) -> Footprint:
         return of_plan(
@@ -97,32 +64,8 @@ class Asked:
             tower_batch=batch,
             cuda=self.placement.device.type == "cuda",
             squares=self.squares,
+            many=self.many,
         )
-
-
-def room_on(device: torch.device, allowed: Allowed) -> Room | None:
-    """What `allowed` leaves on `device`; None where nothing limits it.
-
-    Raises CapacityError for a vram larger than the card. Without a card, a vram stands for one and
-    "auto" for nothing.
-    """
-    vram = "auto" if allowed.vram is None and allowed.fit else allowed.vram
-    if vram is None:
-        return None
-    if device.type != "cuda":
-        return None if vram == "auto" else Room(vram, shown(vram))
-    free, total = torch.cuda.mem_get_info(device)
-    # What torch has reserved is ours; the driver's share is gone from what is free already.
-    ours = free + torch.cuda.memory_reserved(device)
-    if vram == "auto":
-        return Room(ours, f"{shown(ours)} free on {device}")
-    if vram > total:
-        name = torch.cuda.get_device_name(device)
-        raise CapacityError(
-            f"--vram {shown(vram)}: {device} ({name}) has {shown(total)}; give at most that, or "
-            "auto"
-        )
-    return Room(min(vram - DRIVER_BYTES, ours), shown(vram))
 
 
 def fitted(asked: Asked, over: Overrides, room: Room, *, lower: bool) -> Fit:

@@ -7,14 +7,24 @@ driver takes beside that is a line of its own. Imports no torch, knows no device
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 from tokenreduce.cost import acting
+from tokenreduce.footprint_stages import (
+    PartName,
+    Parts,
+    Run,
+    decode,
+    encode,
+    prefill,
+    reduce,
+    stem,
+)
 from tokenreduce.footprint_weights import weights, widest
-from tokenreduce.models.spec import ModelSpec, TextSpec, VisionSpec
+from tokenreduce.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from tokenreduce.planned import Plan
@@ -30,26 +40,8 @@ RESIDENT_TOKENS = 16_384
 """`reducer.RESIDENT`, which cannot be imported without torch; a test compares them."""
 
 _BLOCKWISE = "AimPrune"  # the one method whose scores are made block by block; imports torch
-_GROUP = 16  # frames that go through a reduction together (`holding.AT_ONCE`)
-_ROWS = 128  # rows of attention scored at once, at most (`tokens.Attention.rows_within`)
-_COPIES = 4.5  # of what is held, at the widest moment of a reduction: measured, an upper bound
-_TOKEN_BYTES = 12  # of one token's size and place
-_INDEX_BYTES = 8
 
 StageName = Literal["load", "encode", "reduce", "prefill", "decode"]
-PartName = Literal[
-    "weights",
-    "workspace",
-    "vision",
-    "visual tokens",
-    "merging",
-    "prompt",
-    "LLM",
-    "scoring",
-    "dequantised",
-    "KV cache",
-    "output",
-]
 
 
 @dataclass(frozen=True)
@@ -89,38 +81,6 @@ class Footprint:
         return next(stage for stage in self.stages if stage.name == name)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """The counts of one run. element: bytes of one number in the model's dtype."""
-
-    spec: ModelSpec
-    frames: int
-    per_layer: tuple[int, ...]
-    text_tokens: int
-    new_tokens: int
-    quantize: str
-    element: int
-    batch: int
-    chunk: int
-    held: int
-    blockwise: bool
-    needs: frozenset[str]
-    cuda: bool
-
-    @property
-    def visual(self) -> int:
-        return self.per_layer[0]
-
-    @property
-    def length(self) -> int:
-        return self.visual + self.text_tokens
-
-    @property
-    def token_bytes(self) -> int:
-        """Of one visual token's features."""
-        return self.spec.text.width * self.element
-
-
 def footprint(
     spec: ModelSpec,
     *,
@@ -137,6 +97,7 @@ def footprint(
     blockwise: bool = True,
     needs: frozenset[str] = frozenset(),
     cuda: bool = True,
+    many: bool = False,
 ) -> Footprint:
     """What a run keeps on its device.
 
@@ -148,6 +109,7 @@ def footprint(
     blockwise    what leaves inside the LLM is chosen by AIM's importance; else by rows of attention
     needs        what a reduction asks of the tower's last layer
     cuda         a CUDA device, with a driver, a workspace and larger blocks; else a CPU
+    many         several questions: what was read is kept for the next, up to STEM_BYTES
 
     Raises ValueError unless per_layer has one count for each layer.
     """
@@ -155,7 +117,7 @@ def footprint(
         raise ValueError(f"{len(per_layer)} counts for a model of {spec.text.layers} layers")
     if held_tokens is None:
         held_tokens = min(raw_visual, max(RESIDENT_TOKENS, 2 * per_layer[0]))
-    run = _Run(
+    run = Run(
         spec,
         frames,
         tuple(per_layer),
@@ -169,16 +131,18 @@ def footprint(
         blockwise,
         needs,
         cuda,
+        0,
     )
-    base: list[tuple[PartName, int]] = [("weights", weights(spec, quantize, dtype_bytes))]
+    run = replace(run, kept=stem(run) if many else 0)
+    base: Parts = [("weights", weights(spec, quantize, dtype_bytes))]
     if cuda:
         base.append(("workspace", WORKSPACE_BYTES))
-    stages: list[tuple[StageName, list[tuple[PartName, int]]]] = [
+    stages: list[tuple[StageName, Parts]] = [
         ("load", [("dequantised", 0 if quantize == "none" else widest(spec.text, dtype_bytes))]),
-        ("encode", _encode(run)),
-        ("reduce", _reduce(run)),
-        ("prefill", _prefill(run)),
-        ("decode", _decode(run)),
+        ("encode", encode(run)),
+        ("reduce", reduce(run)),
+        ("prefill", prefill(run)),
+        ("decode", decode(run)),
     ]
     return Footprint(
         tuple(Stage(name, (*base, *(p for p in parts if p[1]))) for name, parts in stages),
@@ -196,11 +160,12 @@ def of_plan(
     tower_batch: int = 16,
     cuda: bool = True,
     squares: int | None = None,
+    many: bool = False,
 ) -> Footprint:
     """Of a plan settled for its video (`plan.of_video`) or its pictures.
 
-    squares: pictures with all their tiles, which go through the tower. Raises SettingError as
-    `plan.prunes_for`.
+    squares: pictures with all their tiles, which go through the tower. many: see `footprint`.
+    Raises SettingError as `plan.prunes_for`.
     """
     counts = layers_of(plan)
     return footprint(
@@ -217,6 +182,7 @@ def of_plan(
         blockwise=all(type(prune.method).__name__ == _BLOCKWISE for prune in plan.prunes),
         needs=plan.needs,
         cuda=cuda,
+        many=many,
     )
 
 
@@ -228,133 +194,3 @@ def layers_of(plan: Plan) -> tuple[int, ...]:
         own = acting(prune.schedule, plan.depth, visual)
         counts = [min(pair) for pair in zip(counts, own, strict=True)]
     return tuple(accumulate(counts, min))
-
-
-def _encode(run: _Run) -> list[tuple[PartName, int]]:
-    """One batch in the tower, while reduced and waiting tokens of the frames before are held."""
-    waiting = min(run.frames, _GROUP + run.chunk) * run.spec.side**2
-    held = min(run.held + waiting, run.frames * run.spec.side**2)
-    return [
-        ("vision", vision_bytes(run.spec, run.batch, run.element, run.needs, cuda=run.cuda)),
-        ("visual tokens", held * (run.token_bytes + _TOKEN_BYTES)),
-    ]
-
-
-def vision_bytes(
-    spec: ModelSpec,
-    batch: int,
-    element: int,
-    needs: frozenset[str] = frozenset(),
-    *,
-    cuda: bool = True,
-) -> int:
-    """Activations of the tower and the projector over `batch` frames, at the widest of: looking up
-    pixel values, a layer's MLP, the projector, and pooling."""
-    vision, patches = spec.vision, spec.vision.patches
-    area = batch * vision.image_size**2
-    # Three float32 planes and their stack; on another device than the frames', their bytes too.
-    table = area * (24 + (3 if cuda else 0))
-    pixels = 3 * area * element
-    x = batch * (patches + vision.classes) * vision.width * element
-    layer = pixels + 3 * x + max(2 * x * vision.mlp_width // vision.width, 4 * x)
-    y = batch * patches * spec.text.width * element
-    pooled = batch * spec.side**2 * spec.text.width * element
-    projected = pixels + 2 * x + 2 * y + (0 if spec.pool == "none" else 2 * pooled)
-    shown = pixels + 2 * x + _evidence(vision, batch, x, needs)
-    return max(table, layer, projected, shown)
-
-
-def _evidence(vision: VisionSpec, batch: int, x: int, needs: frozenset[str]) -> int:
-    """Queries and keys made once more, and a block of rows of attention in float32."""
-    if not needs:
-        return 0
-    n = vision.patches + vision.classes
-    keys = 4 * batch * n * vision.width if "keys" in needs else 0
-    rows = 2 * 4 * batch * vision.heads * min(_ROWS, n) * n if needs - {"keys"} else 0
-    pairs = 2 * 4 * batch * n * n if "attention" in needs else 0
-    return 3 * x + keys + rows + pairs
-
-
-def _reduce(run: _Run) -> list[tuple[PartName, int]]:
-    """The widest moment of bringing what is held to fewer tokens; an upper bound. On a CPU torch
-    writes out the index of a gather, of 8 bytes an element."""
-    copies = _COPIES + (0 if run.cuda else _INDEX_BYTES / run.element)
-    held = min(run.held + _GROUP * run.spec.side**2, run.frames * run.spec.side**2)
-    whole = held * (run.token_bytes + _TOKEN_BYTES)
-    return [("visual tokens", whole), ("merging", int(whole * (copies - 1)))]
-
-
-def _prefill(run: _Run) -> list[tuple[PartName, int]]:
-    moments = list(_moments(run))
-    most = max(moments, key=lambda parts: sum(size for _, size in parts))
-    # The prompt's embeddings, and the copy of them that `generate` makes.
-    return [*_prompt(run, copies=2), *most]
-
-
-def _prompt(run: _Run, copies: int) -> list[tuple[PartName, int]]:
-    visual = run.visual * (run.token_bytes + 2 * _TOKEN_BYTES)
-    masks = 3 * _INDEX_BYTES * run.length
-    return [
-        ("visual tokens", visual),
-        ("prompt", copies * run.length * run.token_bytes + masks),
-    ]
-
-
-def _moments(run: _Run) -> Iterator[list[tuple[PartName, int]]]:
-    """Of each layer: its attention, a choice made meanwhile, and its MLP."""
-    text, kv = run.spec.text, 0
-    for layer, visual in enumerate(run.per_layer):
-        length = visual + run.text_tokens
-        kv += 2 * text.kv_width * length * run.element
-        rope = 2 * text.head_width * length * run.element
-        x = length * run.token_bytes
-        queries = length * text.heads * text.head_width * run.element
-        # The layer's input, the normed input, the queries while they are turned.
-        yield [("LLM", 2 * x + 4 * queries + rope), ("KV cache", kv)]
-        following = run.per_layer[layer + 1 : layer + 2]
-        if following and following[0] < visual:
-            scored = _scoring(run, text, length) + visual * run.token_bytes
-            yield [("LLM", 2 * x + queries + rope), ("scoring", scored), ("KV cache", kv)]
-        for activations, matrix in _mlp(run, length):
-            yield [
-                ("LLM", 3 * x + rope + activations),
-                ("dequantised", matrix),
-                ("KV cache", kv),
-            ]
-
-
-def _mlp(run: _Run, length: int) -> Iterator[tuple[int, int]]:
-    """(activations, a matrix written out) of the gated MLP's two widest moments: the second of its
-    products with the activation beside it, and both with what they make."""
-    one = length * run.spec.text.mlp_width * run.element
-    yield 3 * one, 0
-    if run.quantize == "nf4":
-        yield 2 * one, widest(run.spec.text, run.element)
-    elif run.quantize == "int8":  # an int32 product, then its values
-        x8 = length * run.spec.text.width
-        yield 2 * one + 4 * length * run.spec.text.mlp_width + x8, 0
-
-
-def _scoring(run: _Run, text: TextSpec, length: int) -> int:
-    """float32 buffers of rows of attention over all heads, and what accumulates over positions."""
-    row = 4 * text.heads * length
-    keys = 4 * text.kv_width * length
-    if not run.blockwise:
-        rows = min(_ROWS, max(1, run.text_tokens))
-        return rows * (2 * row + 4 * length) + keys
-    block = (64 if run.cuda else 4) << 20
-    rows = min(length, max(16, min(block // row, _ROWS)))
-    diagonal = 4 * text.heads * rows * rows
-    return 2 * rows * row + keys + diagonal + 3 * 6 * row
-
-
-def _decode(run: _Run) -> list[tuple[PartName, int]]:
-    """The last token: the cache with free slots, and one layer of it twice while it grows."""
-    text = run.spec.text
-    one = 2 * text.kv_width * run.element
-    positions = [visual + run.text_tokens + run.new_tokens for visual in run.per_layer]
-    return [
-        *_prompt(run, copies=1),
-        ("KV cache", one * (sum(positions) + max(positions))),
-        ("output", text.vocab * (run.element + 8)),
-    ]

@@ -18,7 +18,7 @@ from tokenreduce.calibration import Speed, key_of, machine_of, speed
 from tokenreduce.cost import Through
 from tokenreduce.engine.encoder import ToCount
 from tokenreduce.errors import CapacityError, SettingError
-from tokenreduce.fitting import Allowed, Room, offers, room_on, tower_batch
+from tokenreduce.fitting import offers, tower_batch
 from tokenreduce.footprint import DRIVER_BYTES, Footprint, layers_of
 from tokenreduce.inside import patches_of, shares_of
 from tokenreduce.making_room import asked_of
@@ -31,6 +31,7 @@ from tokenreduce.opening import Wanted
 from tokenreduce.plan import Plan, check_context
 from tokenreduce.preset import Preset
 from tokenreduce.result import Flops
+from tokenreduce.room import Allowed, Room, room_on
 from tokenreduce.subject import Subject
 from tokenreduce.work import Cost
 

@@ -12,9 +12,7 @@ from typing import NamedTuple
 
 from tokenreduce.captions import Line
 from tokenreduce.fitting import (
-    Allowed,
     Asked,
-    Room,
     entering,
     fitted,
     halved,
@@ -26,6 +24,7 @@ from tokenreduce.opening import Opened, Wanted
 from tokenreduce.plan import Overrides, Plan, of_video
 from tokenreduce.preset import load_preset
 from tokenreduce.result import Fitted
+from tokenreduce.room import Allowed, Room
 from tokenreduce.subject import Stills, Subject
 from tokenreduce.subtitles import MOST_TOKENS
 from tokenreduce.video.inputs import shown
@@ -98,14 +97,18 @@ def asked_of(
             return replace(read, over=over).settled(spec, stills)
 
         squares = len(stills.pictures.pixels)
-        return Asked(spec, where, of_pictures, lambda plan: _text(spec, plan, 0.0, beside), squares)
+        return Asked(
+            spec, where, of_pictures, lambda plan: _text(spec, plan, 0.0, beside), squares, many
+        )
     probe = subject.probe
 
     def of_footage(over: Overrides) -> Plan:
         plan = replace(read, over=over).settled(spec, None)
         return of_video(plan, spec, probe.seconds, probe.fps, shown(probe.path))
 
-    return Asked(spec, where, of_footage, lambda plan: _text(spec, plan, probe.seconds, beside))
+    return Asked(
+        spec, where, of_footage, lambda plan: _text(spec, plan, probe.seconds, beside), None, many
+    )
 
 
 def _text(spec: ModelSpec, plan: Plan, seconds: float, beside: str) -> int:

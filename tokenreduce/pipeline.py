@@ -12,7 +12,6 @@ from fractions import Fraction
 from tokenreduce.budget import NewlineKeep
 from tokenreduce.cache.store import Cache
 from tokenreduce.events import Watcher, ignore
-from tokenreduce.fitting import Allowed
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.moments import Moment
 from tokenreduce.opening import Wanted
@@ -20,6 +19,7 @@ from tokenreduce.plan import Overrides, check_question
 from tokenreduce.preset import Preset
 from tokenreduce.replying import reply
 from tokenreduce.result import Answer
+from tokenreduce.room import Allowed
 from tokenreduce.session import Placing, Session
 from tokenreduce.subject import FilePath
 from tokenreduce.video.types import DecoderName, Limits, Seek

@@ -16,7 +16,6 @@ from tokenreduce.cache.store import Cache
 from tokenreduce.clock import Clock
 from tokenreduce.errors import CapacityError
 from tokenreduce.events import Watcher, ignore
-from tokenreduce.fitting import NO_LIMIT, Allowed, room_on
 from tokenreduce.making_room import Maker, advice
 from tokenreduce.models.base import Stem, VideoModel, never
 from tokenreduce.models.batched import batch_size, in_batches
@@ -30,6 +29,7 @@ from tokenreduce.preset import Preset
 from tokenreduce.remember import identity
 from tokenreduce.replying import Turn, asked, foreseen, words
 from tokenreduce.result import Answer, Fitted
+from tokenreduce.room import NO_LIMIT, Allowed, room_on
 from tokenreduce.sheet import Sheet
 from tokenreduce.subject import Footage
 from tokenreduce.turns import Turn as Lock

@@ -31,6 +31,8 @@ class Session:
     placing: Any = None
     cache: Any = None
     many: bool = False
+    allowed: Any = None
+    finished: Any = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     viewed: object = None
     plan: object = None

@@ -17,6 +17,7 @@ from transformers import LlavaOnevisionConfig
 from tokenreduce.budget import Layout
 from tokenreduce.engine.generate import generate
 from tokenreduce.engine.host import HostedLlavaOnevision, prepare
+from tokenreduce.engine.stem import Stem
 from tokenreduce.engine.types import Prompt, Prune, Sampling
 from tokenreduce.footprint import (
     DRIVER_BYTES,
@@ -26,6 +27,7 @@ from tokenreduce.footprint import (
     layers_of,
     of_plan,
 )
+from tokenreduce.footprint_stages import STEM_BYTES
 from tokenreduce.footprint_weights import quantised, weights
 from tokenreduce.methods.aim_merge import AimMerge
 from tokenreduce.methods.aim_prune import AimPrune
@@ -167,7 +169,9 @@ def test_the_features_of_a_whole_chunk_stand_beside_the_last_batch(frames: int) 
     near(used, of_parts(found, "encode"))
 
 
-def read(dtype: torch.dtype, visual: int, prunes: Sequence[Prune]) -> tuple[int, Any]:
+def read(
+    dtype: torch.dtype, visual: int, prunes: Sequence[Prune], stem: Stem | None = None
+) -> tuple[int, Any]:
     """Peak of a prefill with what a session holds beside it, and what it gave."""
     length = visual + WORDS
     kept = Tokens.fresh(torch.randn(1, visual, TEXT.width).to(dtype))
@@ -181,7 +185,9 @@ def read(dtype: torch.dtype, visual: int, prunes: Sequence[Prune]) -> tuple[int,
 
     def ask() -> None:
         given.append(
-            generate(host, lambda _: "", prompt, prunes, Sampling(2), [], nothing, nothing)
+            generate(
+                host, lambda _: "", prompt, prunes, Sampling(2), [], nothing, nothing, stem=stem
+            )
         )
 
     return peak(ask, bytes_of(kept.x, kept.size, kept.place, embeds, at)), given[0]
@@ -248,6 +254,18 @@ def test_reducing_stays_below_its_bound(
 
 def test_what_is_held_is_what_the_reducer_holds() -> None:
     assert RESIDENT_TOKENS == RESIDENT
+    assert Stem().limit_bytes == STEM_BYTES
+
+
+@pytest.mark.parametrize("prunes", [(), (RAMP,)], ids=["merged", "aim"])
+def test_what_is_kept_for_the_next_question(prunes: tuple[Prune, ...]) -> None:
+    _, given = read(torch.float32, 1000, prunes, Stem())
+    stem = given.stem
+    assert stem is not None
+    parts = dict(predicted(given.per_layer, torch.float32, many=True).of("decode").parts)
+    near(stem.nbytes, parts["questions before"])
+    alone = predicted(given.per_layer, torch.float32).of("decode").parts
+    assert "questions before" not in dict(alone)
 
 
 def test_the_weights_are_those_of_the_classes_that_hold_them() -> None:

@@ -15,18 +15,7 @@ from tokenreduce.bytesizes import parse, shown
 from tokenreduce.demo import clips
 from tokenreduce.errors import CapacityError, SettingError
 from tokenreduce.events import Event, Warned
-from tokenreduce.fitting import (
-    NO_LIMIT,
-    SHARE,
-    Allowed,
-    Asked,
-    Room,
-    entering,
-    fitted,
-    halved,
-    room_on,
-    text_estimate,
-)
+from tokenreduce.fitting import SHARE, Asked, entering, fitted, halved, text_estimate
 from tokenreduce.footprint import DRIVER_BYTES
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.models.batched import InBatches, batch_size, in_batches
@@ -37,6 +26,7 @@ from tokenreduce.opening import Wanted
 from tokenreduce.pipeline import answer
 from tokenreduce.plan import Overrides, Plan, of_video, settle
 from tokenreduce.preset import load_preset
+from tokenreduce.room import NO_LIMIT, Allowed, Room, room_on
 from tokenreduce.seen import Evidence, Need
 from tokenreduce.session import Session
 

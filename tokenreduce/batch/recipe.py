@@ -17,7 +17,6 @@ from pathlib import Path
 from tokenreduce.cache.store import Cache
 from tokenreduce.errors import SettingError
 from tokenreduce.events import Watcher, ignore
-from tokenreduce.fitting import NO_LIMIT, Allowed
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.models.files import CONFIG, weight_files
 from tokenreduce.models.load import check, read_spec
@@ -26,6 +25,7 @@ from tokenreduce.moments import Moment
 from tokenreduce.opening import EMBEDDED, Wanted
 from tokenreduce.plan import Overrides
 from tokenreduce.preset import Preset, load_preset
+from tokenreduce.room import NO_LIMIT, Allowed
 from tokenreduce.session import Placing, Session
 from tokenreduce.turns import Turn
 from tokenreduce.video.decoder import Decoder
