@@ -147,3 +147,13 @@ def test_the_place_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv(saved.FOLDER_VARIABLE)
     assert saved.default_folder(os.environ).name == "models"
     assert locate.saved_folder(locate.resolve("demo")) is None
+
+
+@pytest.mark.parametrize("also", [["--workers", "2"], ["--cluster", "local"]])
+def test_a_spread_model_has_one_worker(
+    run: Run, tiny_video: Path, tmp_path: Path, also: list[str]
+) -> None:
+    output = ["-o", str(tmp_path / "o.jsonl"), "--model", "demo", "--quiet"]
+    done = run("batch", str(tiny_video), "What?", *output, "--device-map", "auto", *also)
+    assert done.exit_code == 2
+    assert "so one worker and no cluster" in done.stderr.splitlines()[-1]

@@ -115,6 +115,21 @@ def test_it_is_bit_for_bit_what_quantising_while_loading_makes(
     )
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_it_is_bit_for_bit_the_same_on_a_gpu(sharded: Path, tmp_path: Path) -> None:
+    to = pack(sharded, stored(sharded, "tiny"), tmp_path / "cuda-nf4", MADE, torch.device("cuda"))
+    fresh, kept = (load(str(f), device="cuda", quantize="nf4") for f in (sharded, to))
+    assert isinstance(fresh, LlavaVideo)
+    assert isinstance(kept, LlavaVideo)
+    its = dict(kept.host.named_parameters())
+    for name, one in fresh.host.named_parameters():
+        assert torch.equal(one.data, its[name].data), name
+    embeds = torch.randn(1, 9, fresh.spec.text.width, device="cuda", dtype=fresh.dtype)
+    logits = [model.host(inputs_embeds=embeds).logits for model in (fresh, kept)]
+    assert torch.equal(*logits)
+
+
 def test_what_is_not_quantised_stands_in_the_files_as_it_stood(sharded: Path, saved: Path) -> None:
     before, after = all_of(sharded), all_of(saved)
     plain = [key for key in before if key in after and after[key].dtype != torch.uint8]
