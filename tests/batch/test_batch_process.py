@@ -59,6 +59,8 @@ def start(tmp_path: Path, mark: str) -> Callable[..., subprocess.Popen[str]]:
     def begin(*arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", "from tokenreduce.cli import app; app()", "batch"]
         options = ["--model", "demo", "--frames", str(FRAMES), "--device", "cpu", "--no-cache"]
+        if "--workers" not in arguments:
+            options += ["--workers", "1"]
         return subprocess.Popen(
             [*command, *arguments, *options],
             cwd=tmp_path,
@@ -86,7 +88,7 @@ def test_the_answers_are_those_of_ask(
     folder: Path, tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     asked = [part for question in QUESTIONS for part in ("-q", question)]
-    process = start(str(folder), *asked, "-o", "out.jsonl")
+    process = start(str(folder), *asked, "-o", "out.jsonl", "--workers", "auto")
     printed, told = process.communicate(timeout=180)
     assert printed == ""
     assert process.returncode == 3, told

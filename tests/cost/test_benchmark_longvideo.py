@@ -174,6 +174,7 @@ def test_overlap_compares_with_each_part_alone(checkout: None, tmp_path: Path) -
     assert found["ratio"].median == both["wall_seconds"].median / bound
 
 
+@pytest.mark.slow
 def test_a_further_question_reads_what_is_new(
     checkout: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

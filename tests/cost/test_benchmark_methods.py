@@ -27,6 +27,7 @@ def methods(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_every_method_at_every_site_it_has_after_the_encoder(
     methods: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +86,7 @@ def test_inside_the_llm_every_layer_that_reduces_is_counted(methods: ModuleType)
     assert bench.own(cases.Case("random", "llm")).times == 8
 
 
+@pytest.mark.slow
 def test_peak_memory_of_a_method(methods: ModuleType) -> None:
     """At least what it returns: 49 of 196 tokens of each of 64 frames."""
     cases = importlib.import_module("benchmarks.methods_cases")
