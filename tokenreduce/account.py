@@ -87,6 +87,7 @@ def account(
         warnings=clock.warnings,
         versions=_versions(),
         images=subject.images,
+        decoding=generation.decoding,
     )
 
 

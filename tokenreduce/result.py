@@ -10,6 +10,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 FrameSource = Literal["decoded", "session", "cache"]
+Road = Literal["stock", "slots", "graphs"]
+"""How tokens after the first are computed: transformers' own forward; a cache whose tensors stay in
+place; and that one replayed by CUDA graphs."""
+
 FinishReason = Literal["stop", "length", "interrupted"]
 
 
@@ -138,6 +142,23 @@ class MemoryBytes:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """How the tokens after the first were computed.
+
+    because      what stood in the way of anything faster; empty if nothing did
+    cache_bytes  of the cache of slots when it was largest; 0 for stock
+    recordings   of graphs, one for each time that the slots were laid out
+    seconds      that recording took
+    """
+
+    road: Road = "stock"
+    because: str = ""
+    cache_bytes: int = 0
+    recordings: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Fitted:
     """What was foreseen of the device's memory, and what was done to fit it.
 
@@ -174,6 +195,7 @@ class Answer:
     versions: dict[str, str] = field(default_factory=dict)
     images: tuple[ImageFacts, ...] = ()
     fitted: Fitted = Fitted()
+    decoding: Decoding = Decoding()
 
     def to_json(self) -> dict[str, Any]:
         """A plain object of strings, numbers, lists and objects."""

@@ -71,7 +71,8 @@ def test_every_row_of_every_section_has_a_figure(
                 assert figure in CPU_REASONS, (name, key)
             else:
                 assert math.isfinite(figure), (name, key)
-                assert figure > 0, (name, key)
+                # A process that has freed more than that before shows no peak on a CPU.
+                assert figure > 0 or (key.endswith("_peak") and figure == 0), (name, key)
     json.dumps(found, allow_nan=False)
 
 

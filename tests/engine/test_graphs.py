@@ -22,9 +22,10 @@ from tokenreduce.engine.generate import generate
 from tokenreduce.engine.graphs import CudaGraphs
 from tokenreduce.engine.host import HostedQwen2, prepare
 from tokenreduce.engine.stepper import Stepper, chosen
-from tokenreduce.engine.types import Decoding, Generation, Plan, Prompt, Prune, Sampling, Way
+from tokenreduce.engine.types import Generation, Plan, Prompt, Prune, Sampling, Way
 from tokenreduce.errors import SettingError
 from tokenreduce.methods.aim_prune import AimPrune
+from tokenreduce.result import Decoding
 from tokenreduce.schedule import Ramp
 from tokenreduce.tokens import Tokens
 

@@ -23,9 +23,10 @@ from tokenreduce.engine.generate import generate
 from tokenreduce.engine.graphs import Recorder, Step
 from tokenreduce.engine.stem import Stem
 from tokenreduce.engine.stepper import Stepper
-from tokenreduce.engine.types import Decoding, Generation, Plan, Prompt, Prune, Sampling, Way
+from tokenreduce.engine.types import Generation, Plan, Prompt, Prune, Sampling, Way
 from tokenreduce.errors import SettingError
 from tokenreduce.methods.aim_prune import AimPrune
+from tokenreduce.result import Decoding
 from tokenreduce.schedule import Full, Once, Ramp
 
 MakePrompt = Callable[..., Prompt]

@@ -21,7 +21,6 @@ from tokenreduce.engine.stem import Stem
 from tokenreduce.engine.stepper import chosen
 from tokenreduce.engine.stream import TextStream
 from tokenreduce.engine.types import (
-    Decoding,
     Generation,
     Plan,
     Prefilled,
@@ -31,7 +30,7 @@ from tokenreduce.engine.types import (
     Way,
     never,
 )
-from tokenreduce.result import FinishReason
+from tokenreduce.result import Decoding, FinishReason
 
 Decode = Callable[[list[int]], str]
 """Token ids to text, special tokens left out and no spaces tidied, so that the text of ids is the

@@ -17,8 +17,9 @@ from transformers import DynamicCache
 from tokenreduce.engine.attention import Attend
 from tokenreduce.engine.graphs import CudaGraphs, Recorder, Step
 from tokenreduce.engine.slots import SLOTS, SlotCache
-from tokenreduce.engine.types import Decoding, Road, Way
+from tokenreduce.engine.types import Way
 from tokenreduce.errors import SettingError
+from tokenreduce.result import Decoding, Road
 
 LONG = 512
 """Keys of a layer from which cutting them up may pay for the second kernel; an estimate."""

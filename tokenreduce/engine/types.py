@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +13,7 @@ from tokenreduce.budget import Layout
 from tokenreduce.cost import AFRESH, Reused
 from tokenreduce.errors import SettingError
 from tokenreduce.paradigm import Method
-from tokenreduce.result import FinishReason
+from tokenreduce.result import Decoding, FinishReason
 from tokenreduce.schedule import Schedule
 from tokenreduce.tokens import Tokens
 
@@ -22,10 +22,6 @@ if TYPE_CHECKING:  # importing transformers takes longer than all else here
 
     from tokenreduce.engine.stem import Stem
     from tokenreduce.engine.stepper import Stepper
-
-Road = Literal["stock", "slots", "graphs"]
-"""How tokens after the first are computed: transformers' own forward; a cache whose tensors stay in
-place; and that one replayed by CUDA graphs."""
 
 Way = Literal["auto", "stock", "slots"]
 """What may be asked for: "slots" are replayed by graphs on CUDA; "auto" is those there, else
@@ -134,23 +130,6 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """How the tokens after the first were computed.
-
-    because      what stood in the way of anything faster; empty if nothing did
-    cache_bytes  of the cache of slots when it was largest; 0 for stock
-    recordings   of graphs, one for each time that the slots were laid out
-    seconds      that recording took
-    """
-
-    road: Road = "stock"
-    because: str = ""
-    cache_bytes: int = 0
-    recordings: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
 class Generation:
     """What came out and what it took.
 
@@ -174,4 +153,4 @@ class Generation:
     kv_cache_bytes: int
     reused: Reused = AFRESH
     stem: Stem | None = None
-    decoding: Decoding = Decoding()
+    decoding: Decoding = field(default_factory=Decoding)
