@@ -6,6 +6,7 @@ project's prefill, and on CUDA each token after it is computed by its stepper.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from time import perf_counter
@@ -68,7 +69,7 @@ def generate(
     steps, because = chosen(model, way, device)
     plan = Plan(prompt, tuple(prunes), sampling.seed, clock.prefilled, stem, steps)
     stopping = _Stopping(stop)
-    with torch.no_grad(), _seeded(device, sampling.seed):
+    with torch.no_grad(), _seeded(device, sampling.seed), _offloaded(model):
         ids = model.generate(
             inputs_embeds=prompt.embeds,
             attention_mask=torch.ones(prompt.embeds.shape[:2], dtype=torch.long, device=device),
@@ -166,6 +167,18 @@ def _config(sampling: Sampling, eos_ids: Sequence[int]) -> GenerationConfig:
 def _synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.get_device_module(device).synchronize()
+
+
+@contextmanager
+def _offloaded(model: Any) -> Iterator[None]:
+    """Weights fetched for each use are on "meta" between, and transformers 5.17 then warns
+    that the prompt is elsewhere: it is where accelerate's hooks want it."""
+    if model.device.type != "meta":
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You are calling .generate", UserWarning)
+        yield
 
 
 @contextmanager
