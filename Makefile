@@ -9,6 +9,9 @@ CLIPS := runs/demo-clips
 # The oldest transformers of the range, with the hub client and its http library of that time.
 OLDEST := transformers==5.17.0 huggingface_hub==1.33.0 httpx==0.28.1 httpcore==1.0.9 certifi==2026.10.18
 
+# A worker takes some 1.2 GB.
+JOBS := -n logical --maxprocesses 8 --dist worksteal
+
 .PHONY: help demo test test-slow test-oldest check fix readme wheel train-demo figures clean
 
 help: ## this list
@@ -24,8 +27,8 @@ demo: $(READY) ## environment, a generated clip, and a real answer about it on t
 	$(BIN)/tokenreduce demo make $(CLIPS) --clips 1 --seed 31
 	$(BIN)/tokenreduce ask $(CLIPS)/clip-000.mp4 "What colour is the star that appears briefly?" --model demo
 
-test: $(READY) ## environment and the whole suite
-	$(BIN)/python -m pytest -q
+test: $(READY) ## environment and the whole suite, on all cores
+	$(BIN)/python -m pytest -q $(JOBS)
 
 test-slow: $(READY) ## what takes minutes, too, with a Ray that is started for it
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[ray]"
@@ -36,7 +39,7 @@ test-oldest: $(READY) ## models and engine on the oldest transformers of the ran
 # Were the folder not searched first, the newest would be tested in silence.
 	PYTHONPATH=runs/oldest $(BIN)/python -c 'import transformers as t; \
 		assert f"transformers=={t.__version__}" == "$(firstword $(OLDEST))", t.__file__'
-	PYTHONPATH=runs/oldest $(BIN)/python -m pytest -q tests/engine tests/models
+	PYTHONPATH=runs/oldest $(BIN)/python -m pytest -q $(JOBS) tests/engine tests/models
 
 check: $(READY) ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -14,6 +14,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from numpy.typing import NDArray
 from torch import Tensor
@@ -34,13 +35,19 @@ def _interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Where tests run side by side (pytest -n), each process and what it starts has one thread:
+    several of them on the same cores take half as long again."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 REQUIRE_GPU = "TOKENREDUCE_REQUIRE_GPU"
 """With 1 in it a GPU is promised: no test marked gpu may be skipped."""
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    import torch
-
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
 

@@ -120,11 +120,13 @@ def importance_plain(
         here = reach[:, :, start:stop]
         diagonal = m[:, :, start:].contiguous()
         for t in range(iterations):
-            arrived = here[:, t + 1 : t + 2].baddbmm_(here[:, t : t + 1], diagonal)
+            arrived = here[:, t + 1 : t + 2]
+            torch.baddbmm(arrived, here[:, t : t + 1], diagonal, out=arrived)
             if damping:
                 arrived.mul_(1 - damping).add_(damping / length)
         if start:
-            reach[:, 1:, :start].baddbmm_(here[:, :-1], m[:, :, :start])
+            earlier = reach[:, 1:, :start]
+            torch.baddbmm(earlier, here[:, :-1], m[:, :, :start], out=earlier)
     return _over_heads(reach, attention)
 
 

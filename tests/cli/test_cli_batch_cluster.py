@@ -85,7 +85,7 @@ def test_a_cluster_is_joined_with_a_file_that_is_there_and_left_whatever_happens
 
     monkeypatch.setattr(ray_pool.RayPool, "join", join)
     jobs = (Job("/nowhere/0.mp4", ()), Job(str(clip), ()), Job(__file__, ()))
-    recipe = SimpleNamespace(placing=SimpleNamespace(device="auto"))
+    recipe = SimpleNamespace(placing=SimpleNamespace(device="auto", device_map="none"))
     numbers = {"cluster": "10.0.0.1:6379", "workers": 3}
     listing = SimpleNamespace(jobs=jobs)
     hired = part("batch_workers").hired
@@ -104,7 +104,9 @@ def test_without_a_cluster_it_is_this_machine(part: Part, monkeypatch: pytest.Mo
         raise AssertionError("nobody asked for a cluster")
 
     monkeypatch.setattr(ray_pool.RayPool, "join", never)
-    recipe = SimpleNamespace(placing=SimpleNamespace(device="cpu"))
+    recipe = SimpleNamespace(
+        placing=SimpleNamespace(device="cpu", device_map="none"), weights_bytes=0
+    )
     numbers = {"cluster": None, "workers": 2}
     with part("batch_workers").hired(
         recipe, numbers, SimpleNamespace(jobs=()), quiet=False
