@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenreduce.errors import InputError, SettingError
+from tokenreduce.errors import CapacityError, InputError, SettingError
 from tokenreduce.video.inputs import shown
 from tokenreduce.video.process import Died
 from tokenreduce.video.types import End, Frame, Probe, Repeat
@@ -54,7 +54,14 @@ def probe_of(header: Header) -> Probe:
         return Probe(**{field.name: _KINDS[field.type](header[field.name]) for field in _PROBE})
 
 
-def died_on(path: str | os.PathLike[str], died: Died) -> InputError:
+def died_on(path: str | os.PathLike[str], died: Died) -> InputError | CapacityError:
+    """The file's fault, unless the system ended the decoder: then it is nobody's, and once more
+    with less beside it may do."""
+    if died.killed:
+        return CapacityError(
+            f"{shown(path)}: the decoder {died}; end other programs or take fewer frames, then ask "
+            "again"
+        )
     return InputError(
         f"{shown(path)}: the decoder {died}; the file is probably damaged: convert it, or choose "
         "another"

@@ -101,8 +101,9 @@ class Decoder:
         Fewer come than asked for where the video has fewer, ends early or is damaged. With
         `request.skip_duplicates`, a Repeat stands for a frame that shows what the last Frame shows.
         At most a few are decoded ahead. To stop early, close the iterator: that ends the child.
-        Raises InputError if the file cannot be used or no frame of it decodes, SettingError if
-        the request makes no sense or its decoder is not installed.
+        Raises InputError if the file cannot be used or no frame of it decodes, CapacityError if the
+        system killed the decoder, SettingError if the request makes no sense or its decoder is not
+        installed.
         """
         check(request)
         known = probe or self.probe(path)

@@ -34,7 +34,14 @@ EXIT_SECONDS = 2.0
 
 
 class Died(Exception):
-    """The child ended before it answered. The message says how, to follow "the decoder"."""
+    """The child ended before it answered. The message says how, to follow "the decoder".
+
+    killed: by another program or the system, which does so where memory runs out.
+    """
+
+    def __init__(self, how: str, *, killed: bool = False) -> None:
+        super().__init__(how)
+        self.killed = killed
 
 
 class Child:
@@ -42,7 +49,7 @@ class Child:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._stalled = False
+        self._stalled = self._dismissed = False
         self._patience = max(START_SECONDS, limits.stall_seconds)
         root = str(Path(__file__).resolve().parents[2])
         self._process = subprocess.Popen(
@@ -74,7 +81,7 @@ class Child:
         try:
             send(self._to, order)
         except OSError:
-            raise Died(self._end()) from None
+            raise self._end() from None
 
     def answer(self, max_payload_bytes: int = 0) -> tuple[dict[str, Any], bytes]:
         """The next message other than a sign of life.
@@ -89,7 +96,7 @@ class Child:
             try:
                 header, payload = receive(self._from, max_payload_bytes)
             except (Severed, OSError, ValueError):
-                raise Died(self._end()) from None
+                raise self._end() from None
             finally:
                 timer.cancel()
             if header.get("is") != "busy":
@@ -97,6 +104,7 @@ class Child:
 
     def kill(self) -> None:
         """Ends the process at once and waits for it; harmless if it has ended."""
+        self._dismissed = True
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
@@ -117,15 +125,20 @@ class Child:
         self._stalled = True
         self._process.kill()
 
-    def _end(self) -> str:
+    def _end(self) -> Died:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(EXIT_SECONDS)  # so that its own status is seen, not that of the kill
+        alive = self._process.poll() is None
         self._process.kill()
         code = self._process.wait()
         if self._stalled:
-            return f"made no progress for {self._patience:g} s and was stopped"
+            return Died(f"made no progress for {self._patience:g} s and was stopped")
+        if self._dismissed:
+            return Died("was ended before it was done")
+        if alive:
+            return Died("sent what makes no sense and was stopped")
         if code < 0 and code != -signal.SIGKILL:
-            return f"crashed ({signal.Signals(-code).name})"
+            return Died(f"crashed ({signal.Signals(-code).name})")
         if code < 0:
-            return "was killed, perhaps for lack of memory"
-        return f"ended unexpectedly (exit status {code})"
+            return Died("was killed, most likely for lack of memory", killed=True)
+        return Died(f"ended unexpectedly (exit status {code})")
