@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from platformdirs import user_config_path
-
 from tokenreduce.budget import NewlineKeep
 from tokenreduce.errors import SettingError
 from tokenreduce.strict import parse, read_file, shortened, unknown
@@ -102,8 +100,11 @@ _RIVALS = ("budget", "keep", "mean_budget")  # three ways to say how much is kep
 
 def config_path(environ: Mapping[str, str]) -> Path:
     """The user's configuration file; it need not exist unless TOKENREDUCE_CONFIG names it."""
-    named = environ.get(FILE_VARIABLE)
-    return Path(named) if named else user_config_path("tokenreduce") / "config.toml"
+    if named := environ.get(FILE_VARIABLE):
+        return Path(named)
+    from platformdirs import user_config_path
+
+    return user_config_path("tokenreduce") / "config.toml"
 
 
 def resolve(flags: Mapping[str, object], environ: Mapping[str, str]) -> dict[str, Chosen]:

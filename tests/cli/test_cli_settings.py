@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 from typer.testing import Result
+
+from tokenreduce.models import saved
 
 Run = Callable[..., Result]
 Stubbed = Callable[[str], list[dict[str, Any]]]
@@ -149,6 +152,21 @@ def test_the_users_own_file_is_found_and_need_not_be_there(
     own.parent.mkdir()
     own.write_text("seed = 5")
     assert holds(run)["seed"] == ("5", f"seed in {own}")
+
+
+def test_named_folders_need_no_package_that_knows_the_users(
+    file: Callable[[str], str],
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """On a machine where nothing can be installed."""
+    monkeypatch.setitem(sys.modules, "platformdirs", None)
+    monkeypatch.setenv("TOKENREDUCE_MODELS", str(tmp_path))
+    file("seed = 3")
+    assert holds(run)["seed"][0] == "3"
+    assert run("cache", "ls").exit_code == 0
+    assert saved.default_folder(os.environ) == tmp_path
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,24 @@ def test_a_look_that_hangs_is_ended(helper: Callable[[float], Helper]) -> None:
             helping_.look("some_looks:hangs")
         assert time.monotonic() - began < 30
         assert helping_.look("some_looks:fine")
+    with helper(0.5) as helping_:
+        with pytest.raises(Failed, match="did not end within 1 s"):
+            helping_.look("some_looks:hangs", times=2)
+
+
+def test_what_imports_or_compiles_has_longer() -> None:
+    times: dict[str, int] = {}
+
+    class Noting(Helper):
+        def look(self, order: str, times_: int = 1) -> list[Finding]:
+            times[order.rpartition(":")[2]] = times_
+            return []
+
+    for looks in (ON_DEVICE, ON_FILES):
+        checkup._taken(looks, Noting(DEMO, 1))
+    slow = {name for name, count in times.items() if count > 1}
+    assert slow == {"torch_itself", "device", "quantisation", "triton"}
+    assert checkup.LIMIT_SECONDS * checkup.SLOW_TIMES >= 120
 
 
 def test_a_doctor_that_is_left_waits_for_nothing(
@@ -130,7 +148,7 @@ def test_a_doctor_that_is_left_waits_for_nothing(
 
 def test_what_cannot_be_looked_at_is_told_once() -> None:
     class Broken(Helper):
-        def look(self, order: str) -> list[Finding]:
+        def look(self, order: str, times: int = 1) -> list[Finding]:
             if order.endswith("torch_itself"):
                 return [Finding("torch", "problem", "cannot be imported", True)]
             if order.endswith(":model"):

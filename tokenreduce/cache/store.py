@@ -29,10 +29,11 @@ DEFAULT_MAX_BYTES = 10 << 30
 
 def default_folder(environ: Mapping[str, str]) -> Path:
     """TOKENREDUCE_CACHE, or this user's folder for caches. Neither need exist."""
+    if named := environ.get(FOLDER_VARIABLE):
+        return Path(named)
     from platformdirs import user_cache_path
 
-    named = environ.get(FOLDER_VARIABLE)
-    return Path(named) if named else user_cache_path("tokenreduce")
+    return user_cache_path("tokenreduce")
 
 
 @dataclass(frozen=True)

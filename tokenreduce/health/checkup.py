@@ -11,7 +11,10 @@ from tokenreduce.health.finding import Asked, Finding, Look, of_error
 from tokenreduce.health.helping import Failed, Helper
 
 LIMIT_SECONDS = 30.0
-"""For one look. Most take well under a second; importing torch on a busy machine does not."""
+"""For one look. Most take well under a second, on a busy machine some seconds."""
+SLOW_TIMES = 4
+"""As often as long for a look that is slow where nothing is wrong: the first import of torch with
+CUDA reads gigabytes of libraries, and kernels are compiled one after another."""
 
 _FIRST: tuple[tuple[str, Look], ...] = (
     ("python", packages.python),
@@ -24,22 +27,23 @@ _HEALTH = "tokenreduce.health"
 @dataclass(frozen=True)
 class Away:
     """A look that a helper takes. after: those without which there is nothing to see; device:
-    whether a failure is the device's."""
+    whether a failure is the device's; slow: it imports or compiles much."""
 
     name: str
     order: str
     after: tuple[str, ...] = ()
     device: bool = False
+    slow: bool = False
 
 
 _ON_TORCH = ("torch", "device")
 ON_DEVICE: tuple[Away, ...] = (
-    Away("torch", f"{_HEALTH}.device:torch_itself", device=True),
-    Away("device", f"{_HEALTH}.device:device", ("torch",), device=True),
+    Away("torch", f"{_HEALTH}.device:torch_itself", device=True, slow=True),
+    Away("device", f"{_HEALTH}.device:device", ("torch",), device=True, slow=True),
     Away("memory", f"{_HEALTH}.device:memory", _ON_TORCH, device=True),
     Away("bfloat16", f"{_HEALTH}.device:half_precision", _ON_TORCH),
-    Away("bitsandbytes", f"{_HEALTH}.device:quantisation", _ON_TORCH),
-    Away("triton", f"{_HEALTH}.device:triton", _ON_TORCH),
+    Away("bitsandbytes", f"{_HEALTH}.device:quantisation", _ON_TORCH, slow=True),
+    Away("triton", f"{_HEALTH}.device:triton", _ON_TORCH, slow=True),
     Away("model", f"{_HEALTH}.places:model"),
 )
 ON_FILES: tuple[Away, ...] = (
@@ -52,7 +56,7 @@ ON_FILES: tuple[Away, ...] = (
 
 def examine(asked: Asked, limit_seconds: float = LIMIT_SECONDS) -> Generator[Finding]:
     """Findings as they are made, in the order of the looks. limit_seconds: for each look that could
-    hang, after which it is a problem. Downloads nothing and leaves no process behind."""
+    hang, SLOW_TIMES that for the slow ones, after which it is a problem. Downloads nothing and leaves no process behind."""
     work = [(looks, Helper(asked, limit_seconds)) for looks in (ON_DEVICE, ON_FILES)]
     with ThreadPoolExecutor(len(work)) as threads:
         # Begun before the first is shown: they take seconds, and the rest nothing.
@@ -101,6 +105,6 @@ def _one(away: Away, helper: Helper, failed: Mapping[str, bool]) -> list[Finding
         if failed.get(before):
             return [Finding(away.name, "warning", f"not looked at, because of {before}")]
     try:
-        return helper.look(away.order)
+        return helper.look(away.order, SLOW_TIMES if away.slow else 1)
     except Failed as failure:
         return [Finding(away.name, "problem", str(failure), away.device)]

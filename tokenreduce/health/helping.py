@@ -33,11 +33,14 @@ class Failed(Exception):
 
 
 class Helper:
-    """One process that takes looks, restarted after one that ended it. Leave the `with` block."""
+    """One process that takes looks, restarted after one that ended it. Leave the `with` block.
+
+    limit_seconds: for each look, after which the process is ended.
+    """
 
     def __init__(self, asked: Asked, limit_seconds: float) -> None:
         self._asked = asked
-        self._limit = limit_seconds
+        self._limit = self._allowed = limit_seconds
         self._process: subprocess.Popen[str] | None = None
         self._late = self._closed = False
 
@@ -47,13 +50,13 @@ class Helper:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def look(self, order: str) -> list[Finding]:
-        """What `order`, a "module:function", finds. Raises Failed."""
+    def look(self, order: str, times: int = 1) -> list[Finding]:
+        """What `order`, a "module:function", finds within `times` the limit. Raises Failed."""
         if self._closed:
             raise Failed("not looked at: the doctor was ended")
         if self._process is None:
             self._start()
-        told = self._told(order, self._limit)
+        told = self._told(order, self._limit * times)
         if told["is"] == "failed":
             raise Failed(told["message"])
         return [Finding(**one) for one in told["found"]]
@@ -83,6 +86,7 @@ class Helper:
         """The next message, after `order` if there is one."""
         process = cast("subprocess.Popen[str]", self._process)
         orders, answers = cast(TextIO, process.stdin), cast(TextIO, process.stdout)
+        self._allowed = limit_seconds
         timer = threading.Timer(limit_seconds, self._stop)
         timer.daemon = True
         timer.start()
@@ -120,5 +124,5 @@ class Helper:
                 with suppress(OSError):
                     pipe.close()
         if late:
-            return f"did not end within {self._limit:g} s"
+            return f"did not end within {self._allowed:g} s"
         return f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"

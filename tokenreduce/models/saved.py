@@ -48,10 +48,11 @@ class Manifest:
 
 def default_folder(environ: Mapping[str, str]) -> Path:
     """TOKENREDUCE_MODELS, or a place among this user's caches. Neither need exist."""
+    if named := environ.get(FOLDER_VARIABLE):
+        return Path(named)
     from platformdirs import user_cache_path
 
-    named = environ.get(FOLDER_VARIABLE)
-    return Path(named) if named else user_cache_path("tokenreduce") / "models"
+    return user_cache_path("tokenreduce") / "models"
 
 
 def place_of(model: str, commit: str) -> Path:
