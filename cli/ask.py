@@ -80,7 +80,7 @@ def _run(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    calm_libraries(quiet=quiet)
+    calm_libraries()
     # Here and not above: torch takes seconds to import, and --help must not wait for it.
     from .sessions import open_session
 
@@ -125,7 +125,7 @@ def _show(chosen: dict[str, Chosen], *, as_json: bool) -> None:
         render.columns(rows)
 
 
-def calm_libraries(*, quiet: bool) -> None:
+def calm_libraries() -> None:
     """Keeps the libraries' own chatter off stderr; what a user must know comes as an event.
 
     Also their idle threads off the cores, if it is called before torch is imported: OpenMP's would
@@ -136,5 +136,4 @@ def calm_libraries(*, quiet: bool) -> None:
         warnings.simplefilter("ignore")
     for name in ("transformers", "bitsandbytes", "accelerate", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if quiet or not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a download is drawn by `progress`

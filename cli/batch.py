@@ -82,7 +82,7 @@ def batch(
     numbers = _numbers(retries, timeout, 1 if fail_fast else max_failures, workers, cluster)
     if output is None:
         raise SettingError("no output: give the JSONL to write with -o, such as -o answers.jsonl")
-    calm_libraries(quiet=True)
+    calm_libraries()
     from tokenreduce.batch.sharding import Shard
     from tokenreduce.batch.sources import Source, jobs
 
@@ -100,7 +100,7 @@ def batch(
 
 def retry(output: str) -> None:
     """Asks the failed rows of an output again, each with the settings it was asked with."""
-    calm_libraries(quiet=True)
+    calm_libraries()
     from .batch_retry import retried
 
     raise typer.Exit(retried(output, _numbers(None, None, None, None, None)))

@@ -23,7 +23,6 @@ from tokenreduce.batch.recipe import differences
 from tokenreduce.batch.sources import Listing
 from tokenreduce.cache.store import Cache
 from tokenreduce.errors import SettingError
-from tokenreduce.events import Event, Warned
 from tokenreduce.video.inputs import shown
 
 from . import render
@@ -31,6 +30,7 @@ from .batch_view import BatchView
 from .batch_workers import check_device, hired
 from .sessions import recipe_of
 from .settings import Chosen
+from .watch import Watch
 
 FAILURES = 3
 NOTHING = 4
@@ -68,7 +68,8 @@ class Run:
         """Asks what is listed and not there yet; the exit code. again: failed rows, too, which
         were asked with these settings. Raises SettingError where they are others by now."""
         check_device(self._recipe, self._numbers, quiet=self._quiet)
-        self._recipe.check(self._downloading)
+        with Watch(quiet=self._quiet, stream=False) as watch:
+            self._recipe.check(watch)
         if again is not None:
             self._require(again)
         with (
@@ -128,10 +129,6 @@ class Run:
         """The cache's, too, so that a worker need not read a file again to know it."""
         folder = self._recipe.cache_folder
         return Memos((output.ledger,) if folder is None else (output.ledger, Cache(Path(folder))))
-
-    def _downloading(self, event: Event) -> None:
-        if isinstance(event, Warned) and not self._quiet:
-            render.warning(event.message)
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def chat(
     begin with / are commands; /help lists them. Ctrl-C stops an answer, Ctrl-D leaves.
     """
     chosen = chosen_from(locals(), quiet=quiet)
-    calm_libraries(quiet=quiet)
+    calm_libraries()
     for name in files:
         checked(name)  # before anything is typed
     values: dict[str, Any] = {name: one.value for name, one in chosen.items()}

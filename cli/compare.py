@@ -133,7 +133,7 @@ def compare(
             "no video or picture: give a local file, and a question after it in quotes"
         )
     asked = read_question(question)
-    calm_libraries(quiet=quiet)
+    calm_libraries()
     with Watch(quiet=quiet, stream=False) as watch:
         from tokenreduce.compare import compare as run
 

@@ -75,7 +75,7 @@ def pull_model(
     """
     from .ask import calm_libraries
 
-    calm_libraries(quiet=True)
+    calm_libraries()
     from tokenreduce.models.pull import pull
 
     with _shown() as tell:

@@ -79,7 +79,7 @@ def plan(
     values: dict[str, Any] = {name: one.value for name, one in chosen.items()}
     for name in files:
         checked(name)
-    calm_libraries(quiet=True)
+    calm_libraries()
     told = presets or [values["preset"]]
     from tokenreduce.shipped import preset_names
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
+_UNITS: dict[Part, str] = {"download": " MB"}
+
+
 class Progress(Protocol):
     """Shows which part of the work is going on."""
 
@@ -78,12 +81,22 @@ class Silence:
 
 
 class Lines:
-    """One line for each part as it begins, for logs and terminals that cannot move the cursor."""
+    """One line for each part as it begins, for logs and terminals that cannot move the cursor; of a
+    download, which may take an hour, one for each tenth, or each gigabyte."""
+
+    def __init__(self) -> None:
+        self._step, self._of, self._next = 0, "", 0
 
     def begin(self, part: Part, total: int | None) -> None:
-        render.show(part if total is None else f"{part} {total:,}")
+        if part == "download":
+            self._step = self._next = 1000 if total is None else max(1, total // 10)
+            self._of = "" if total is None else f" of {total:,}"
+        render.show(part if total is None else f"{part} {total:,}{_UNITS.get(part, '')}")
 
-    def advance(self, part: Part, done: int) -> None: ...
+    def advance(self, part: Part, done: int) -> None:
+        if part == "download" and done >= self._next:
+            self._next = done - done % self._step + self._step
+            render.show(f"{part} {done:,}{self._of}{_UNITS[part]}")
 
     def end(self, part: Part) -> None: ...
 
@@ -126,24 +139,27 @@ class Bars:
 
     def begin(self, part: Part, total: int | None) -> None:
         if part == "load":
-            # The hub's client draws bars of its own while it downloads.
+            # Nothing is counted: a line that stays says what is waited for.
             self._live.stop()
             self._console.print("loading the model")
             return
         self._live.start()
-        count = "" if total is None else f"0/{total:,}"
+        count = "" if total is None else f"0/{total:,}{_UNITS.get(part, '')}"
         self._tasks[part] = (self._live.add_task(part, total=total, count=count), total)
 
     def advance(self, part: Part, done: int) -> None:
         if part in self._tasks:
             task, total = self._tasks[part]
             count = f"{done:,}" if total is None else f"{done:,}/{total:,}"
+            count += _UNITS.get(part, "")
             self._live.update(task, completed=done, count=count)
 
     def end(self, part: Part) -> None:
         if part in self._tasks:
             task, _ = self._tasks[part]
             self._live.update(task, total=1, completed=1)
+            if part == "download":
+                self._live.stop()  # loading goes on, and shows nothing that moves
 
     def setting(self, label: str, number: int, of: int) -> None:
         self._live.start()

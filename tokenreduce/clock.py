@@ -6,7 +6,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tokenreduce.events import Advanced, Finished, Part, Started, Text, Warned, Watcher, ignore
+from tokenreduce.events import (
+    Advanced,
+    Event,
+    Finished,
+    Part,
+    Started,
+    Text,
+    Warned,
+    Watcher,
+    ignore,
+)
 from tokenreduce.result import Seconds
 
 
@@ -74,6 +84,10 @@ class Clock:
 
     def text(self, piece: str) -> None:
         self._watch(Text(piece))
+
+    def tell(self, event: Event) -> None:
+        """Passes on what another has to tell; a warning among it does not last."""
+        self._watch(event)
 
     def warn(self, message: str) -> None:
         self._warnings.append(message)

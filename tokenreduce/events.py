@@ -9,12 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Part = Literal["load", "digest", "probe", "decode", "encode", "reduce", "prefill", "answer"]
+Part = Literal[
+    "load", "download", "digest", "probe", "decode", "encode", "reduce", "prefill", "answer"
+]
+"""A download is a stretch of loading, counts megabytes, and tells of them from a thread of its
+own."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """A part begins. total: its steps (frames, layers, tokens) or None where unknown."""
+    """A part begins. total: its steps (frames, layers, tokens, MB) or None where unknown."""
 
     part: Part
     total: int | None = None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from rich.console import Console
 from typer.testing import Result
 
 from tokenreduce.errors import ModelError
+from tokenreduce.events import Advanced, Finished, Started, Warned, Watcher
 from tokenreduce.models import locate, saved
 from tokenreduce.models.load import load
 from tokenreduce.models.pull import Pulled
@@ -157,3 +161,52 @@ def test_a_spread_model_has_one_worker(
     done = run("batch", str(tiny_video), "What?", *output, "--device-map", "auto", *also)
     assert done.exit_code == 2
     assert "so one worker and no cluster" in done.stderr.splitlines()[-1]
+
+
+def test_a_question_tells_of_the_download_it_needs(
+    run: Run, tiny_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loading(name: str, *, on_event: Watcher, **options: Any) -> Any:
+        on_event(Warned("a/b is not in the cache: downloading it, 2.0 GB"))
+        on_event(Started("download", 2000))
+        for done in (150, 200, 250, 1000, 2000):
+            on_event(Advanced("download", done))
+        on_event(Finished("download", 1.0))
+        return load(name, **options)
+
+    monkeypatch.setattr("tokenreduce.session.load", loading)
+    given = ("ask", str(tiny_video), "What?", "--model", "demo", "--no-cache", "--json")
+    done = run(*given)
+    lines = done.stderr.splitlines()
+    at = lines.index("load")
+    assert lines[at + 1 : at + 6] == [
+        "warning: a/b is not in the cache: downloading it, 2.0 GB",
+        "download 2,000 MB",
+        "download 200 of 2,000 MB",  # and no line for each of many calls
+        "download 1,000 of 2,000 MB",
+        "download 2,000 of 2,000 MB",
+    ]
+    assert "downloading" not in done.stdout  # it says nothing of the answer
+    assert run(*given, "--quiet").stderr == ""
+
+
+def test_a_terminal_counts_the_megabytes(part: Callable[[str], ModuleType]) -> None:
+    drawn = io.StringIO()
+    bars = part("progress").Bars(Console(file=drawn, force_terminal=True, width=80), unicode=False)
+    bars.begin("load", None)
+    bars.begin("download", 16_000)
+    bars.advance("download", 4_000)
+    bars.end("download")
+    bars.begin("probe", None)
+    bars.close()
+    assert "4,000/16,000 MB" in drawn.getvalue()
+
+
+def test_without_a_size_each_gigabyte_is_told(
+    part: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = part("progress").Lines()
+    lines.begin("download", None)
+    for done in (999, 1_300, 1_900, 5_000):
+        lines.advance("download", done)
+    assert capsys.readouterr().err == "download\ndownload 1,300 MB\ndownload 5,000 MB\n"

@@ -7,8 +7,10 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +20,12 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from tokenreduce.errors import ModelError, SettingError, TokenReduceError
 from tokenreduce.events import Event, Warned
 from tokenreduce.models.aliases import ALIASES, DEFAULT, DEMO
+from tokenreduce.models.fetching import weights_folder
 from tokenreduce.models.load import load, read_spec
-from tokenreduce.models.locate import cached_bytes, resolve, weights_folder
+from tokenreduce.models.locate import cached_bytes, resolve
 
 REPO = "lmms-lab/LLaVA-Video-7B-Qwen2"
+Usage = namedtuple("Usage", "total used free")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -159,19 +163,25 @@ def test_a_download_takes_neither_pickles_nor_code(
     fill(REPO, "config.json")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     asked: list[dict[str, Any]] = []
+    # The hub does not say its size: the alias does.
+    there = SimpleNamespace(
+        filename="model.safetensors", file_size=None, commit_hash=COMMIT, will_download=True
+    )
 
-    def download(repo: str, **options: Any) -> str:
+    def download(repo: str, **options: Any) -> Any:
         asked.append({"repo": repo, **options})
-        return str(fill(REPO))
+        return [there] if options.get("dry_run") else str(fill(REPO))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: "")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(0, 0, 17 * 10**9))
     events: list[Event] = []
     load("llava-video-7b", device="cpu", on_event=events.append)
-    assert [a["repo"] for a in asked] == [REPO]
-    allowed = asked[0]["allow_patterns"]
-    assert set(allowed) == {"*.json", "*.safetensors", "merges.txt"}
-    assert asked[0]["ignore_patterns"] == ["*/*"]
-    assert events == [Warned(f"{REPO} is not in the cache: downloading it, about 16.0 GB")]
+    assert {one["repo"] for one in asked} == {REPO}
+    for one in asked:
+        assert set(one["allow_patterns"]) == {"*.json", "*.safetensors", "merges.txt"}
+        assert one["ignore_patterns"] == ["*/*"]
+    assert events[0] == Warned(f"{REPO} is not in the cache: downloading it, 16.0 GB")
 
 
 def test_settings_are_checked_before_a_download(
@@ -216,7 +226,11 @@ def test_a_shard_that_never_came(
     index = {"weight_map": {"a": "a-1.safetensors", "b": "a-2.safetensors"}}
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda _, **__: str(snapshot))
+    there: Any = SimpleNamespace(filename="a-1.safetensors", file_size=1, will_download=False)
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda _, dry_run=False, **__: [there] if dry_run else str(snapshot),
+    )
     line = said(lambda: weights_folder(resolve("someone/tiny")), ModelError)
     assert "a-1.safetensors, a-2.safetensors missing" in line
 

@@ -19,6 +19,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import DryRunError, GatedRepoError, RepositoryNotFoundError
 
 from tokenreduce.errors import ModelError, SettingError, TokenReduceError
+from tokenreduce.events import Advanced, Event, Finished, Started, Warned
 from tokenreduce.models import disks, packing, saved
 from tokenreduce.models.load import check, load, read_spec
 from tokenreduce.models.locate import complete_here, resolve, saved_folder
@@ -296,11 +297,11 @@ def test_a_place_that_may_not_be_written(
 
 
 def test_what_the_hub_does_not_say_the_alias_does(hub: Hub, tmp_path: Path) -> None:
-    from tokenreduce.models.pull import _size_of
+    from tokenreduce.models.fetching import size_of
 
     listing: Any = [Listed("a.safetensors", None, hub.commit, True)]
-    assert _size_of(resolve("llava-video-7b"), listing, listing) == 16_000_000_000
-    assert _size_of(resolve(REPO), listing, listing) == 0
+    assert size_of(resolve("llava-video-7b"), listing, listing) == 16_000_000_000
+    assert size_of(resolve(REPO), listing, listing) == 0
     hub.sized = False
     assert pull(REPO).new
 
@@ -350,6 +351,37 @@ def test_offline_as_an_option(hub: Hub) -> None:
         assert f"offline mode is set; run `tokenreduce models pull {REPO}`" in line
     hub.gone = None
     assert load(REPO, device="cpu").spec.name == REPO
+
+
+def test_asking_downloads_as_pulling_does(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File by file, told of, and not onto a disk without room."""
+    events: list[Event] = []
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda _: Usage(10**9, 10**9, 0))
+        assert "make room" in said(lambda: load(REPO, device="cpu", on_event=events.append))
+    assert "model.safetensors" not in hub.fetched
+    assert events == []
+    hub.fails_at["model.safetensors"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):  # in this thread: nothing goes on behind its back
+        load(REPO, device="cpu")
+    hub.fails_at.clear()
+    assert load(REPO, device="cpu", on_event=events.append).spec.name == REPO
+    size = (hub.files / "model.safetensors").stat().st_size // 10**6
+    assert events[0] == Warned(f"{REPO} is not in the cache: downloading it")
+    assert events[1] == Started("download", size or None)
+    assert events[-2] == Advanced("download", size)
+    assert isinstance(events[-1], Finished)
+
+
+def test_without_a_size_what_came_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disks, "_POLL_SECONDS", 0.001)
+    told: list[tuple[int, int]] = []
+    with disks.arriving(tmp_path, 0, lambda done, of: told.append((done, of))):
+        (tmp_path / "y").write_bytes(b"\1" * 50_000)
+        while told[-1][0] < 50_000:
+            pass
+    assert told[0] == (0, 0)
+    assert {of for _, of in told} == {0}
 
 
 def test_bytes_are_counted_as_they_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,10 @@ from tokenreduce.cache.store import Cache
 from tokenreduce.errors import SettingError
 from tokenreduce.events import Watcher, ignore
 from tokenreduce.models.base import Sampling, VideoModel
+from tokenreduce.models.fetching import weights_folder
 from tokenreduce.models.files import CONFIG, weight_files
 from tokenreduce.models.load import check, read_spec
-from tokenreduce.models.locate import resolve, weights_folder
+from tokenreduce.models.locate import resolve
 from tokenreduce.moments import Moment
 from tokenreduce.opening import EMBEDDED, Wanted
 from tokenreduce.plan import Overrides

@@ -51,7 +51,7 @@ def check_disks(name: str, needs: Sequence[tuple[Path, int]]) -> None:
 @contextmanager
 def arriving(folder: Path, total_bytes: int, tell: Callable[[int, int], None]) -> Iterator[None]:
     """Tells of a download by the bytes that appear in its folder, and keeps the hub's client, which
-    would draw bars of its own, silent."""
+    would draw bars of its own, silent. total_bytes: 0 where it is not known."""
     from huggingface_hub import constants
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # lazy
         disable_progress_bars,
@@ -63,7 +63,8 @@ def arriving(folder: Path, total_bytes: int, tell: Callable[[int, int], None]) -
 
     def look() -> None:
         while not ended.wait(_POLL_SECONDS):
-            tell(min(total_bytes, begun + bytes_in(folder) - before), total_bytes)
+            come = begun + bytes_in(folder) - before
+            tell(min(total_bytes, come) if total_bytes else come, total_bytes)
 
     # Where a variable rules over the bars, changing them would only warn.
     rules = constants.HF_HUB_DISABLE_PROGRESS_BARS is None
@@ -79,7 +80,8 @@ def arriving(folder: Path, total_bytes: int, tell: Callable[[int, int], None]) -
         looking.join()
         if rules:
             enable_progress_bars()
-    tell(total_bytes, total_bytes)
+    if total_bytes:
+        tell(total_bytes, total_bytes)
 
 
 def begun_bytes(folder: Path) -> int:

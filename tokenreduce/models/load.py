@@ -13,6 +13,7 @@ from tokenreduce.models.base import VideoModel
 from tokenreduce.models.builtin import builtin
 from tokenreduce.models.device_check import check_device, check_room, left_aside
 from tokenreduce.models.families import FAMILIES, family_of
+from tokenreduce.models.fetching import weights_folder
 from tokenreduce.models.files import CONFIG, read_json
 from tokenreduce.models.locate import (
     Source,
@@ -21,7 +22,6 @@ from tokenreduce.models.locate import (
     read_spec,
     resolve,
     spec_in,
-    weights_folder,
 )
 from tokenreduce.models.mapped import Stored
 from tokenreduce.models.placement import Placement, choose_device, place

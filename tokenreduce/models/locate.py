@@ -15,7 +15,6 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokenreduce.errors import ModelError, SettingError
-from tokenreduce.events import Warned, Watcher, ignore
 from tokenreduce.models import saved
 from tokenreduce.models.aliases import ALIASES, DEMO
 from tokenreduce.models.families import family_of
@@ -100,27 +99,9 @@ def config_folder(source: Source) -> Path:
     return cached(source) or saved_folder(source) or download(source, [CONFIG, PREPROCESSOR])
 
 
-def weights_folder(
-    source: Source, on_event: Watcher = ignore, *, quantised: bool | None = None
-) -> Path:
-    """The folder with every file of `source`, downloaded if the cache lacks any of them.
-
-    quantised: with True the NF4 weights saved of it come first, if there are any; with False they
-    will not do; with None they do where the original is not here.
-
-    A download is announced to `on_event` as a warning, since it can be many gigabytes. Raises
-    ModelError if a file is missing, unreadable, or not to be had.
-    """
-    folder = complete_here(source, quantised=quantised)
-    if folder is None:
-        on_event(Warned(f"{source.name} is not in the cache: downloading it{_size(source)}"))
-        folder = complete(download(source, WANTED), source.name)
-    return folder
-
-
 def complete_here(source: Source, *, quantised: bool | None = None) -> Path | None:
     """The folder of `source` if it needs no download: a local one, all of it in the cache, or saved
-    quantised, which is asked for as in `weights_folder`.
+    quantised, which is asked for as in `fetching.weights_folder`.
 
     Raises ModelError if a file of a local folder is missing, or cannot be read.
     """
@@ -170,9 +151,11 @@ def _local(name: str, folder: Path, revision: str | None) -> Source:
     return Source(name, folder, None)
 
 
-def _size(source: Source) -> str:
-    known = {a.hub_id: a.download_bytes for a in ALIASES.values()}.get(source.hub_id, 0)
-    return f", about {known / 1e9:.1f} GB" if known else ""
+def cache_of(source: Source) -> Path:
+    """The hub's folder for a repository, be it there or not."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{str(source.hub_id).replace('/', '--')}"
 
 
 def _looks_local(name: str) -> bool:
@@ -204,11 +187,7 @@ def download(source: Source, patterns: Sequence[str], to: Path | None = None) ->
     from huggingface_hub import constants, snapshot_download
 
     cache = constants.HF_HUB_CACHE if to is None else str(to)
-    if source.offline or constants.HF_HUB_OFFLINE:
-        raise ModelError(
-            f"{source.name}: not, or not wholly, in {cache}, and offline mode is set; run "
-            f"`tokenreduce models pull {source.name}` while online, or give a folder"
-        )
+    refuse_offline(source, cache)
     with hub_errors(source.name, cache):
         folder = snapshot_download(
             str(source.hub_id),
@@ -218,6 +197,17 @@ def download(source: Source, patterns: Sequence[str], to: Path | None = None) ->
             local_dir=to,
         )
     return Path(folder)
+
+
+def refuse_offline(source: Source, cache: str | Path) -> None:
+    """Raises ModelError where nothing may be downloaded."""
+    from huggingface_hub import constants
+
+    if source.offline or constants.HF_HUB_OFFLINE:
+        raise ModelError(
+            f"{source.name}: not, or not wholly, in {cache}, and offline mode is set; run "
+            f"`tokenreduce models pull {source.name}` while online, or give a folder"
+        )
 
 
 @contextmanager

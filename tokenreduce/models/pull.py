@@ -7,7 +7,7 @@ the disk. An interrupted pull leaves what it has, and the next one goes on from 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,18 +16,18 @@ import torch
 
 from tokenreduce.errors import ModelError, SettingError
 from tokenreduce.models import saved
-from tokenreduce.models.aliases import ALIASES
 from tokenreduce.models.device_check import available, weight_bytes
 from tokenreduce.models.disks import arriving, begun_bytes, bytes_in, check_disks
+from tokenreduce.models.fetching import fetch, listing, size_of
 from tokenreduce.models.files import CONFIG, complete, read_json, weight_files
 from tokenreduce.models.load import stored
 from tokenreduce.models.locate import (
     WANTED,
     Source,
+    cache_of,
     complete_here,
     config_folder,
     download,
-    hub_errors,
     resolve,
     spec_in,
 )
@@ -35,7 +35,7 @@ from tokenreduce.models.packing import check_packing, pack, packed_bytes, unfini
 from tokenreduce.models.saved import Manifest, place_of, stored_quantize
 
 if TYPE_CHECKING:
-    from huggingface_hub import DryRunFileInfo
+    pass
 
 Step = Literal["download", "quantise"]
 Tell = Callable[[Step, int, int], None]
@@ -97,17 +97,17 @@ def _original(
     if source.folder is not None:
         return complete(source.folder, source.name), False
     try:
-        listing = _listing(source, to)
+        every = listing(source, to)
     except ModelError:
         here = complete_here(source, quantised=False) if to is None else None
         if here is None:
             raise
         return here, False  # all of it, and nothing newer to be had without the hub
-    missing = [one for one in listing if one.will_download]
+    missing = [one for one in every if one.will_download]
     # Unsupported, and it is said before gigabytes come.
     spec = spec_in(config_folder(source), source.name)
-    cache = _cache_of(source) if to is None else to
-    needs = [(cache, _size_of(source, listing, missing) - begun_bytes(cache))]
+    cache = cache_of(source) if to is None else to
+    needs = [(cache, size_of(source, every, missing) - begun_bytes(cache))]
     if nf4:
         made = saved.default_folder(os.environ) if beside is None else beside
         needs.append((made, weight_bytes(spec, "nf4", torch.bfloat16)))
@@ -115,7 +115,7 @@ def _original(
         check_disks(source.name, needs)
         size = sum(one.file_size or 0 for one in missing)
         with arriving(cache, size, lambda done, of: tell("download", done, of)):
-            _fetch(source, missing, to)
+            fetch(source, missing, to)
     return complete(download(source, WANTED, to), source.name), bool(missing)
 
 
@@ -154,58 +154,3 @@ def _check_folder(to: Path | None, *, nf4: bool) -> None:
         raise SettingError(f"--to {to}: is a file; give a folder that does not exist yet")
     if nf4 and any(to.iterdir()):
         raise SettingError(f"--to {to}: is not empty; give a folder that does not exist yet")
-
-
-def _listing(source: Source, to: Path | None) -> list[DryRunFileInfo]:
-    """The files that make up `source`, by the hub; also which of them are here."""
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import DryRunError, HfHubHTTPError, LocalEntryNotFoundError
-
-    if constants.HF_HUB_OFFLINE:
-        raise ModelError(f"{source.name}: offline mode is set; unset HF_HUB_OFFLINE to pull it")
-    with hub_errors(source.name, constants.HF_HUB_CACHE if to is None else str(to)):
-        try:
-            found = snapshot_download(
-                str(source.hub_id),
-                revision=source.revision,
-                allow_patterns=WANTED,
-                ignore_patterns=["*/*"],
-                local_dir=to,
-                dry_run=True,
-            )
-        except DryRunError as error:
-            if isinstance(error.__cause__, HfHubHTTPError):  # gated, unknown, or the hub is ill
-                raise error.__cause__ from None
-            raise LocalEntryNotFoundError("no answer") from error
-    if not any(one.filename.endswith(".safetensors") for one in found):
-        raise ModelError(f"{source.name}: the repository holds no safetensors; give another model")
-    return found
-
-
-def _fetch(source: Source, missing: Sequence[DryRunFileInfo], to: Path | None) -> None:
-    """One file after another and in this thread, so that Ctrl-C ends it at once. Each file resumes
-    where it was left."""
-    from huggingface_hub import constants, hf_hub_download
-
-    with hub_errors(source.name, constants.HF_HUB_CACHE if to is None else str(to)):
-        for one in sorted(missing, key=lambda one: one.file_size or 0):
-            hf_hub_download(
-                str(source.hub_id), one.filename, revision=one.commit_hash, local_dir=to
-            )
-
-
-def _size_of(
-    source: Source, every: Sequence[DryRunFileInfo], missing: Sequence[DryRunFileInfo]
-) -> int:
-    """Bytes to be downloaded: as the hub says, or what is known of the alias."""
-    sizes = [one.file_size for one in missing]
-    if all(size is not None for size in sizes):
-        return sum(size or 0 for size in sizes)
-    known = {a.hub_id: a.download_bytes for a in ALIASES.values()}.get(source.hub_id, 0)
-    return max(0, known - sum(one.file_size or 0 for one in every if one not in missing))
-
-
-def _cache_of(source: Source) -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) / f"models--{str(source.hub_id).replace('/', '--')}"
