@@ -323,7 +323,7 @@ class Session:
     def _loaded(self, clock: Clock) -> VideoModel:
         if isinstance(self._model, str):
             with clock.part("load"):
-                self._model = load(self._model, on_event=self._watch, **self._loading())
+                self._model = load(self._model, on_event=clock.tell, **self._loading())
         return in_batches(self._model, self._batch)
 
     def _view(self, model: VideoModel, about: Opened, clock: Clock) -> Viewed:
