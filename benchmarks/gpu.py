@@ -30,7 +30,8 @@ from typing import Any
 import torch
 
 from benchmarks import gpu_decode, gpu_memory, gpu_prefill, gpu_profile, gpu_rows, gpu_video, record
-from benchmarks.gpu_bench import FULL, TINY, Bench, NotDone, Scale
+from benchmarks.gpu_bench import Bench, NotDone
+from benchmarks.gpu_scale import FULL, TINY, Scale
 from tokenreduce.errors import SettingError, TokenReduceError
 
 NAME = "gpu"
@@ -66,19 +67,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 where every section that was begun came to its end; else 1."""
     options = _parse(arguments)
     begun = time.monotonic()
-    device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    asked = torch.device(options.device)
+    if asked.type == "cuda" and not torch.cuda.is_available():
         print("benchmarks.gpu: there is no CUDA device; --tiny --device cpu runs", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(
-            device,
+            indexed(asked),
             _scale(options),
             Path(options.folder or folder),
             stand_in=options.stand_in,
             left=lambda: begun + 60 * options.minutes - time.monotonic(),
         )
         return _run(bench, options)
+
+
+def indexed(device: torch.device) -> torch.device:
+    """The same with the number of the card, which torch's limit of memory does not do without."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _scale(options: argparse.Namespace) -> Scale:

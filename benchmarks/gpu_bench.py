@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,11 @@ from transformers import DynamicCache
 
 from benchmarks import random_model
 from benchmarks.gpu_frames import Made, footage
+from benchmarks.gpu_scale import Scale
 from tokenreduce import memory
 from tokenreduce.clock import Clock
-from tokenreduce.engine import attention
+from tokenreduce.engine import attention, types
+from tokenreduce.engine.host import read_prompt
 from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling
 from tokenreduce.errors import CapacityError
 from tokenreduce.models.llava_video import LlavaVideo
@@ -42,55 +44,6 @@ _T = TypeVar("_T")
 
 class NotDone(Exception):
     """Why a figure cannot be had on this machine."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How large everything is; rows are named after FULL, and TINY has as many of each.
-
-    first, long, grid_frames  frames        importance, grid_budgets, long_budget  visual tokens
-    small_step                visual tokens to which the largest budget is found
-    film_seconds, film_size   of the film that is decoded whole; long_film: at 1 frame a second
-    """
-
-    model: str = "7b"
-    frames: int = 64
-    text: int = 100
-    repeats: int = 5
-    importance: tuple[int, int, int] = (6272, 12544, 25088)
-    first: tuple[int, int, int] = (64, 128, 192)
-    long: tuple[int, ...] = (600, 1200, 2400, 3600)
-    long_budget: int = 12_000
-    small_frames: int = 256
-    small_step: int = 128
-    grid_frames: tuple[int, ...] = (16, 64, 256)
-    grid_budgets: tuple[int, ...] = (2000, 6000, 12_000)
-    batches: tuple[int, int, int] = (8, 16, 32)
-    steps: int = 64
-    film_seconds: float = 120.0
-    long_film_seconds: float = 600.0
-    film_size: tuple[int, int] = (1280, 720)
-
-
-FULL = Scale()
-TINY = Scale(
-    model="tiny",
-    frames=4,
-    repeats=1,
-    importance=(24, 48, 96),
-    first=(2, 4, 6),
-    long=(16, 32),
-    long_budget=40,
-    small_frames=8,
-    small_step=64,
-    grid_frames=(2, 4),
-    grid_budgets=(20,),
-    batches=(1, 2, 4),
-    steps=6,
-    film_seconds=20.0,
-    long_film_seconds=20.0,
-    film_size=(96, 64),
-)
 
 
 @dataclass
@@ -179,13 +132,36 @@ class Bench:
         return model.generate(prompt, prunes, Sampling(tokens), unheard, unseen)
 
     @torch.no_grad()
+    def read(self, model: LlavaVideo, prompt: Prompt, prunes: Sequence[Prune] = ()) -> None:
+        """By the product's prefill, and nothing of what `generate` does around it."""
+        read_prompt(model.host, types.Plan(prompt, prunes), DynamicCache())
+
+    @torch.no_grad()
+    def stock_generated(self, model: LlavaVideo, prompt: Prompt) -> None:
+        """One token by transformers' own `generate` with SDPA."""
+        with self._sdpa(model) as host:
+            host.generate(
+                inputs_embeds=prompt.embeds,
+                attention_mask=prompt.embeds.new_ones(prompt.embeds.shape[:2], dtype=torch.long),
+                max_new_tokens=1,
+                do_sample=False,
+                pad_token_id=0,
+            )
+
+    @torch.no_grad()
     def stock(self, model: LlavaVideo, prompt: Prompt) -> None:
         """The same prompt by transformers' own forward with SDPA: what nobody reduces."""
+        with self._sdpa(model) as host:
+            host(inputs_embeds=prompt.embeds, past_key_values=DynamicCache(), logits_to_keep=1)
+
+    @contextmanager
+    def _sdpa(self, model: LlavaVideo) -> Iterator[Any]:
+        """The hosted model with transformers' own attention."""
         host: Any = model.host
         stack = host.get_decoder()
         stack.set_attn_implementation("sdpa")
         try:
-            host(inputs_embeds=prompt.embeds, past_key_values=DynamicCache(), logits_to_keep=1)
+            yield host
         finally:
             stack.set_attn_implementation(attention.NAME)
 
@@ -198,6 +174,11 @@ class Bench:
         work()
         memory.synchronise(self.device)
         return time.perf_counter() - begun
+
+    def first(self, works: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+        """The seconds of each one's first call, which sets up what libraries need for its shapes:
+        a question about another video pays some of it again."""
+        return {name: self.seconds(work) for name, work in works.items()}
 
     def timed(self, work: Callable[[], object]) -> Callable[[], dict[str, float]]:
         """For `record.rounds`."""
@@ -251,6 +232,11 @@ class Bench:
             yield
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, self.device)
+
+
+def told_failure(error: Exception) -> str:
+    """Instead of a figure: what was tried came to this."""
+    return f"not done: {' '.join(f'{type(error).__name__}: {error}'.split())[:120]}"
 
 
 def unheard(text: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_bench import Bench, unheard, unseen
+from benchmarks.gpu_bench import Bench, told_failure, unheard, unseen
 from benchmarks.gpu_rows import NO_FIT, Figures
 from benchmarks.record import Spread, rounds, spreads
 from tokenreduce.engine.generate import generate
@@ -29,8 +29,12 @@ def decoding(bench: Bench) -> Found:
     viewed, _ = bench.view(model, scale.frames, reduced=True)
     prompt = bench.prompt(model, viewed)
     ways: tuple[Way, ...] = ("stock", "slots")
-    works = {way: partial(_decoded, bench, model, prompt, viewed.prunes, way) for way in ways}
-    roads = {way: work() for way, work in works.items()}
+    asked = partial(_decoded, bench, model, prompt, viewed.prunes)
+    works = {way: partial(asked, way, scale.steps) for way in ways}
+    roads: dict[Way, Generation] = {}
+    first = {way: bench.seconds(partial(_noted, roads, way, works[way])) for way in ways}
+    # Half of it is free of what comes once: graphs are recorded, first steps set up libraries.
+    double = {way: asked(way, 2 * scale.steps).seconds for way in ways}
     taken = rounds(
         {way: partial(_rate, work, scale.steps) for way, work in works.items()}, scale.repeats
     )
@@ -46,20 +50,31 @@ def decoding(bench: Bench) -> Found:
     return figures, {
         "spreads": {way: spreads(samples) for way, samples in taken.items()},
         "steps": scale.steps,
+        "first call, seconds": first,
+        "twice the steps, seconds after the first token": double,
         "visual_per_layer": roads["stock"].per_layer,
         "decoding": {way: made.decoding for way, made in roads.items()},
     }
 
 
+def _noted(roads: dict[Way, Generation], way: Way, work: Callable[[], Generation]) -> None:
+    roads[way] = work()
+
+
 def _decoded(
-    bench: Bench, model: LlavaVideo, prompt: Prompt, prunes: tuple[Prune, ...], way: Way
+    bench: Bench,
+    model: LlavaVideo,
+    prompt: Prompt,
+    prunes: tuple[Prune, ...],
+    way: Way,
+    steps: int,
 ) -> Generation:
     return generate(
         model.host,
         model.chat.text_of,
         prompt,
         prunes,
-        Sampling(bench.scale.steps),
+        Sampling(steps),
         model.chat.stops,
         unheard,
         unseen,
@@ -94,18 +109,29 @@ def tower(bench: Bench) -> Found:
         }
         if bench.left() > 60:
             works["compiled"] = partial(_pooled, model, frames, _compiled(bench, model))
-        first = {way: bench.fits(partial(bench.seconds, work)) for way, work in works.items()}
-        able = {way: work for way, work in works.items() if first[way] is not None}
+        first = {way: _first(bench, way, work) for way, work in works.items()}
+        able = {way: work for way, work in works.items() if not isinstance(first[way], str)}
         taken = rounds({way: bench.timed(work) for way, work in able.items()}, scale.repeats)
         for way in ("eager", "compiled"):
             figures[f"{way}_{name}"] = (
                 Spread.of([batch / one["seconds"] for one in taken[way]]).median
                 if way in taken
-                else (NO_FIT if way in works else "not done: too little time was left to compile")
+                else str(first.get(way, "not done: too little time was left to compile"))
             )
         details[f"first call, batches of {batch}"] = first
         torch.compiler.reset()
     return figures, details
+
+
+def _first(bench: Bench, way: str, work: Callable[[], object]) -> float | str:
+    """Seconds, or why it cannot be done. Whatever a compiler raises costs its own figures alone."""
+    try:
+        taken = bench.fits(partial(bench.seconds, work))
+    except Exception as error:
+        if way != "compiled":
+            raise
+        return told_failure(error)
+    return NO_FIT if taken is None else taken
 
 
 def _compiled(bench: Bench, model: LlavaVideo) -> Callable[[Tensor], Tensor]:

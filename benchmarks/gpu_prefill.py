@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks import masked
-from benchmarks.gpu_bench import GIB, Bench
+from benchmarks.gpu_bench import GIB, Bench, told_failure
 from benchmarks.gpu_rows import NO_FIT, Figures
 from benchmarks.prefill_cases import Timed, clock
 from benchmarks.record import Spread, rounds, spreads
@@ -30,6 +30,9 @@ from tokenreduce.schedule import Full, Ramp
 from tokenreduce.tokens import Attention, Tokens
 
 Found = tuple[Figures, dict[str, Any]]
+ALL_FIXED = "not done: more than half of it is fixed cost"
+SHORT = ("512", "1k", "2k", "4k")
+"""Rows of lengths at which the kernel may not pay."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Read:
 
 
 def prefill(bench: Bench, kind: Quantize) -> Found:
-    """Unreduced by transformers' own forward against merged and pruned by the product."""
+    """Unreduced by transformers' own forward against merged and pruned by the product's prefill:
+    both from embeddings to the last position's logits. Beside it the same by both's `generate` of
+    one token, with all that is around a prefill."""
     model, scale = bench.model(kind), bench.scale
     whole, whole_plan = bench.view(model, scale.frames, reduced=False)
     less, less_plan = bench.view(model, scale.frames, reduced=True)
@@ -52,26 +57,34 @@ def prefill(bench: Bench, kind: Quantize) -> Found:
         "reduced, times": Read(bench.prompt(model, less, less_plan), less.prunes),
     }
     fixed = dequantised(bench, model) if kind == "nf4" else {}
-    works = {name: partial(_read, bench, model, case) for name, case in cases.items()}
-    for work in works.values():
-        work()
+    works: dict[str, Callable[[], object]] = {
+        name: partial(_read, bench, model, case) for name, case in cases.items()
+    }
+    works["plain, generate"] = partial(bench.stock_generated, model, cases["plain"].prompt)
+    pruned = cases["reduced"]
+    works["reduced, generate"] = partial(bench.generated, model, pruned.prompt, pruned.prunes)
+    first = bench.first(works)
     taken = rounds({name: bench.timed(work) for name, work in works.items()}, scale.repeats)
     flops = {name: flops_of(model, case.prompt, case.prunes) for name, case in cases.items()}
     causal = {name: causal_flops(model, case.prompt, case.prunes) for name, case in cases.items()}
     figures: dict[str, float | str] = {
-        "plain_seconds": Spread.of([one["seconds"] for one in taken["plain"]]).median
+        "plain_seconds": Spread.of([one["seconds"] for one in taken["plain"]]).median,
+        "generate": ratio(taken["plain, generate"], taken["reduced, generate"]),
     }
     ratios: dict[str, float] = {}
     for suffix, name in (("", ""), ("_time_text", ", times")):
         pair = (taken[f"plain{name}"], taken[f"reduced{name}"])
         of_flops = flops[f"plain{name}"] / flops[f"reduced{name}"]
-        less_fixed = ratio(*pair, fixed.get("fixed_seconds", 0.0))
+        once = fixed.get("fixed_seconds", 0.0)
         figures[f"speedup{suffix}"] = ratio(*pair)
-        figures[f"of_flops{suffix}"] = less_fixed / of_flops
+        figures[f"of_flops{suffix}"] = (
+            ratio(*pair, once) / of_flops if outweighs(pair[1], once) else ALL_FIXED
+        )
         ratios[f"flops_ratio{suffix}"] = of_flops
         ratios[f"causal_flops_ratio{suffix}"] = causal[f"plain{name}"] / causal[f"reduced{name}"]
     return {**figures, **fixed}, {
         "seconds": {n: spreads(t) for n, t in taken.items()},
+        "first call, seconds": first,
         **ratios,
         "flops": flops,
         "causal_flops": causal,
@@ -84,7 +97,13 @@ def _read(bench: Bench, model: LlavaVideo, case: Read) -> None:
     if not case.prunes:
         bench.stock(model, case.prompt)
     else:
-        bench.generated(model, case.prompt, case.prunes)
+        bench.read(model, case.prompt, case.prunes)
+
+
+def outweighs(samples: Sequence[Mapping[str, float]], less: float) -> bool:
+    """Whether what is left of every sample without `less` seconds is as much at least: the ratio to
+    next to nothing is large, and means nothing."""
+    return all(one["seconds"] >= 2 * less for one in samples)
 
 
 def ratio(
@@ -92,9 +111,7 @@ def ratio(
 ) -> float:
     """Median over rounds of the ratio within a round, `less` seconds taken off both."""
     pairs = zip(plain, reduced, strict=True)
-    # Where next to all is fixed cost, a clock's grain must not divide by nothing.
-    found = [(a["seconds"] - less) / max(b["seconds"] - less, 1e-6) for a, b in pairs]
-    return Spread.of(found).median
+    return Spread.of([(a["seconds"] - less) / (b["seconds"] - less) for a, b in pairs]).median
 
 
 def flops_of(model: LlavaVideo, prompt: Prompt, prunes: Sequence[Prune] = ()) -> float:
@@ -151,29 +168,32 @@ def scoring(bench: Bench) -> Found:
     details: dict[str, Any] = {}
     for name, visual in zip(("6k", "12k", "25k"), bench.scale.importance, strict=True):
         prompt = noise(bench, model, visual)
-        _scored(bench, model, prompt)
+        _scored(bench, model, prompt)  # kernels are compiled and proven here
         taken = [_scored(bench, model, prompt) for _ in range(bench.scale.repeats)]
         shares = [one["scoring"] / one["prefill"] for one in taken]
         figures[f"share_{name}"] = Spread.of(shares).median
         details[name] = spreads(taken)
         del prompt
-        figures[f"kernel_{name}"], details[f"kernel {name}"] = kernel(bench, model, visual)
+        in_all = visual + bench.scale.text
+        figures[f"kernel_{name}"], details[f"kernel {name}"] = kernel(bench, model, in_all)
+    for name, length in zip(SHORT, bench.scale.short, strict=True):
+        figures[f"kernel_{name}"], details[f"kernel {name}"] = kernel(bench, model, length)
     return figures, details
 
 
 def _scored(bench: Bench, model: LlavaVideo, prompt: Prompt) -> dict[str, float]:
     timed = Timed(AimPrune(), bench.device)
-    made = bench.generated(model, prompt, (Prune(timed, Ramp()),))
-    return {"scoring": sum(timed.spent), "prefill": made.prefill_seconds}
+    prefill = bench.seconds(partial(bench.read, model, prompt, (Prune(timed, Ramp()),)))
+    return {"scoring": sum(timed.spent), "prefill": prefill}
 
 
-def kernel(bench: Bench, model: LlavaVideo, tokens: int) -> tuple[float | str, dict[str, Any]]:
-    """How many times faster the kernel scores one layer than plain torch does."""
+def kernel(bench: Bench, model: LlavaVideo, length: int) -> tuple[float | str, dict[str, Any]]:
+    """How many times faster the kernel scores one layer of `length` tokens than plain torch."""
     if not bench.on_gpu:
         return "not done: the kernel is for CUDA", {}
     if find_spec("triton") is None:
         return "not done: triton is not installed", {}
-    text, length = model.spec.text, tokens + bench.scale.text
+    text = model.spec.text
     shape = (length, text.head_width)
     q = torch.randn(1, text.heads, *shape, device=bench.device, dtype=model.dtype)
     k = torch.randn(1, text.kv_heads, *shape, device=bench.device, dtype=model.dtype)
@@ -182,10 +202,15 @@ def kernel(bench: Bench, model: LlavaVideo, tokens: int) -> tuple[float | str, d
         "plain": partial(importance_plain, shown),
         "kernel": partial(importance_fused, shown),
     }
-    for work in works.values():
-        work()
+    try:
+        first = bench.first(works)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # no C compiler, for one: the product scores without it then
+        return told_failure(error), {}
     taken = rounds({name: bench.timed(work) for name, work in works.items()}, bench.scale.repeats)
-    return ratio(taken["plain"], taken["kernel"]), {name: spreads(t) for name, t in taken.items()}
+    details = {name: spreads(samples) for name, samples in taken.items()}
+    return ratio(taken["plain"], taken["kernel"]), {**details, "first call, seconds": first}
 
 
 def masking(bench: Bench) -> Found:
@@ -197,7 +222,7 @@ def masking(bench: Bench) -> Found:
         viewed, _ = bench.view(model, scale.frames, reduced=reduced)
         prompt = bench.prompt(model, viewed)
         theirs = partial(_masked, bench, model, prompt)
-        ours = partial(bench.generated, model, prompt, (Prune(AimPrune(), Ramp()),))
+        ours = partial(bench.read, model, prompt, (Prune(AimPrune(), Ramp()),))
         ours()
         held = bench.held()
         peak = bench.fits(partial(bench.peak, theirs))

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -18,7 +19,11 @@ from tokenreduce.models.llava_video import host_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--tiny", "--device", "cpu")
-CPU_REASONS = {"not done: the kernel is for CUDA"}
+CPU_REASONS = {
+    "not done: the kernel is for CUDA",
+    "not done: more than half of it is fixed cost",
+    "not done: no more memory was seen in use than before",
+}
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +89,11 @@ def test_what_is_compared_is_what_it_says(written: Path) -> None:
     assert bf16["text"]["plain"] == bf16["text"]["reduced"] == 100
     assert bf16["text"]["plain, times"] > 150  # the time instruction
     assert bf16["flops_ratio"] > bf16["causal_flops_ratio"] > 1
+    for name in ("prefill-bf16", "prefill-nf4"):
+        timed = found[name]["details"]["seconds"]
+        # Prefill against prefill, generate against generate.
+        assert set(timed) == {*bf16["visual"], "plain, generate", "reduced, generate"}
+        assert found[name]["details"]["first call, seconds"].keys() == timed.keys()
     assert found["prefill-nf4"]["rows"]["fixed_launches"]["figure"] == 4 * 7
     decode = found["decode"]["details"]
     assert decode["visual_per_layer"][0] == 20 > decode["visual_per_layer"][-1]
@@ -216,15 +226,22 @@ def test_a_cuda_card_is_stood_in_for(
     there = SimpleNamespace(total_memory=32 * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: there)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(
-        torch.cuda, "set_per_process_memory_fraction", lambda share, _: fractions.append(share)
-    )
-    bench = shared.Bench(torch.device("cuda"), shared.TINY, tmp_path)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+    def limit(share: float, device: torch.device) -> None:
+        assert device.index is not None  # torch raises ValueError without
+        fractions.append(share)
+
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limit)
+    card = benchmarks("gpu").indexed(torch.device("cuda"))
+    bench = shared.Bench(card, benchmarks("gpu_scale").TINY, tmp_path)
     with pytest.raises(torch.OutOfMemoryError), bench.card(8.75):
         raise torch.OutOfMemoryError("8 GiB are all there is")
     with bench.card(16, minus_driver=False):
         pass
     assert fractions == [0.25, 1.0, 0.5, 1.0]
+    assert benchmarks("gpu").indexed(torch.device("cpu")) == torch.device("cpu")
+    assert benchmarks("gpu").indexed(torch.device("cuda", 1)).index == 1
     with pytest.raises(shared.NotDone, match=r"this card has 32\.0 GiB"), bench.card(40):
         pass
 
@@ -255,7 +272,7 @@ def test_a_profile_of_a_gpu_counts_each_kernel_once(
 
     monkeypatch.setattr(profiles, "profile", Taken)
     monkeypatch.setattr(shared.memory, "synchronise", lambda _: None)
-    bench = shared.Bench(torch.device("cuda"), shared.TINY, tmp_path)
+    bench = shared.Bench(torch.device("cuda"), benchmarks("gpu_scale").TINY, tmp_path)
     found = profiles.summary(bench, lambda: None)
     assert found["top"] == [
         {"kernel": "gemm", "seconds": 2.0, "calls": 3},
@@ -268,13 +285,66 @@ def test_the_largest_budget_is_found(
     benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     memory, shared = benchmarks("gpu_memory"), benchmarks("gpu_bench")
-    bench = shared.Bench(torch.device("cpu"), shared.FULL, tmp_path)
+    bench = shared.Bench(torch.device("cpu"), benchmarks("gpu_scale").FULL, tmp_path)
     monkeypatch.setattr(memory, "_most", lambda *_: 30_000)
     monkeypatch.setattr(memory, "_fits", lambda *of: of[-1] <= 7100)
     tried: dict[int, bool] = {}
     found = memory._largest(bench, None, 8.0, tried)
     assert 7100 - bench.scale.small_step < found <= 7100
     assert len(tried) <= 11
+
+
+def test_what_a_compiler_raises_costs_its_own_figures_alone(
+    benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    decode = benchmarks("gpu_decode")
+
+    def broken(*_: object) -> Callable[[object], object]:
+        def see(_: object) -> object:
+            raise OSError("no C compiler\nand much more")
+
+        return see
+
+    monkeypatch.setattr(decode, "_compiled", broken)
+    scale = replace(benchmarks("gpu_scale").TINY, batches=(1, 2, 3))
+    bench = benchmarks("gpu_bench").Bench(torch.device("cpu"), scale, tmp_path)
+    figures, _ = decode.tower(bench)
+    assert all(figures[f"eager_{size}"] > 0 for size in (8, 16, 32))
+    assert {figures[f"compiled_{size}"] for size in (8, 16, 32)} == {
+        "not done: OSError: no C compiler and much more"
+    }
+
+
+def test_the_kernel_is_timed_against_plain_torch(
+    benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the plain form in its place, where there is no GPU."""
+    prefill, shared = benchmarks("gpu_prefill"), benchmarks("gpu_bench")
+    bench = shared.Bench(torch.device("cpu"), benchmarks("gpu_scale").TINY, tmp_path)
+    model = bench.model("none")
+    monkeypatch.setattr(shared.Bench, "on_gpu", True)
+    monkeypatch.setattr(prefill, "find_spec", lambda _: object())
+    monkeypatch.setattr(prefill, "importance_fused", prefill.importance_plain)
+    figure, details = prefill.kernel(bench, model, 64)
+    assert figure > 0
+    assert set(details) == {"plain", "kernel", "first call, seconds"}
+
+    def broken(_: object) -> None:
+        raise RuntimeError("no image for this device")
+
+    monkeypatch.setattr(prefill, "importance_fused", broken)
+    found = prefill.kernel(bench, model, 64)
+    assert found == ("not done: RuntimeError: no image for this device", {})
+
+
+def test_next_to_nothing_beside_the_fixed_cost_is_no_ratio(
+    benchmarks: Callable[[str], ModuleType],
+) -> None:
+    prefill = benchmarks("gpu_prefill")
+    plain, reduced = [{"seconds": 9.0}], [{"seconds": 3.0}]
+    assert prefill.ratio(plain, reduced, 1.0) == 4
+    assert prefill.outweighs(reduced, 1.5)
+    assert not prefill.outweighs(reduced, 1.6)
 
 
 def test_rows_are_judged(benchmarks: Callable[[str], ModuleType]) -> None:

@@ -110,9 +110,8 @@ def test_a_look_that_hangs_is_ended(helper: Callable[[float], Helper]) -> None:
             helping_.look("some_looks:hangs")
         assert time.monotonic() - began < 30
         assert helping_.look("some_looks:fine")
-    with helper(0.5) as helping_:
-        with pytest.raises(Failed, match="did not end within 1 s"):
-            helping_.look("some_looks:hangs", times=2)
+    with helper(0.5) as helping_, pytest.raises(Failed, match="did not end within 1 s"):
+        helping_.look("some_looks:hangs", times=2)
 
 
 def test_what_imports_or_compiles_has_longer() -> None:

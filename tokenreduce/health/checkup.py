@@ -56,7 +56,8 @@ ON_FILES: tuple[Away, ...] = (
 
 def examine(asked: Asked, limit_seconds: float = LIMIT_SECONDS) -> Generator[Finding]:
     """Findings as they are made, in the order of the looks. limit_seconds: for each look that could
-    hang, SLOW_TIMES that for the slow ones, after which it is a problem. Downloads nothing and leaves no process behind."""
+    hang, SLOW_TIMES that for slow ones, after which it is a problem. Downloads nothing and leaves
+    no process behind."""
     work = [(looks, Helper(asked, limit_seconds)) for looks in (ON_DEVICE, ON_FILES)]
     with ThreadPoolExecutor(len(work)) as threads:
         # Begun before the first is shown: they take seconds, and the rest nothing.
