@@ -34,7 +34,11 @@ DRIVER_BYTES = 512 << 20
 of a size that differs by driver. An assumption, not measured here."""
 
 WORKSPACE_BYTES = 32 << 20
-"""cuBLAS's, which torch allocates once: 32 MiB on a Hopper, 8 on other cards."""
+"""One of cuBLAS's: 32 MiB on a Hopper, 8 on other cards."""
+
+WORKSPACES = 2
+"""Torch keeps one for each stream that a thread multiplies on: its own, and the one that steps are
+recorded on. A batch's thread that encodes beside has a third, which is not counted."""
 
 RESIDENT_TOKENS = 16_384
 """`reducer.RESIDENT`, which cannot be imported without torch; a test compares them."""
@@ -108,7 +112,7 @@ def footprint(
     held_tokens  visual tokens held while frames come; by default as `reducer.Reducer` holds them
     blockwise    what leaves inside the LLM is chosen by AIM's importance; else by rows of attention
     needs        what a reduction asks of the tower's last layer
-    cuda         a CUDA device, with a driver, a workspace and larger blocks; else a CPU
+    cuda         a CUDA device, with a driver, workspaces and larger blocks; else a CPU
     many         several questions: what was read is kept for the next, up to STEM_BYTES
 
     Raises ValueError unless per_layer has one count for each layer.
@@ -136,7 +140,7 @@ def footprint(
     run = replace(run, kept=stem(run) if many else 0)
     base: Parts = [("weights", weights(spec, quantize, dtype_bytes))]
     if cuda:
-        base.append(("workspace", WORKSPACE_BYTES))
+        base.append(("workspace", WORKSPACES * WORKSPACE_BYTES))
     stages: list[tuple[StageName, Parts]] = [
         ("load", [("dequantised", 0 if quantize == "none" else widest(spec.text, dtype_bytes))]),
         ("encode", encode(run)),

@@ -1,12 +1,16 @@
-"""Peak memory of this process and of its device; knows nothing of what used it."""
+"""Peak memory of this process and of its device, and who may wait for the device or empty torch's
+cache; knows nothing of what used it.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -70,12 +74,32 @@ def reset_device_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
+@cache
+def device_wide() -> AbstractContextManager[bool]:
+    """One for the process: whoever records a CUDA graph, waits for a device or empties torch's
+    cache holds it meanwhile, and nobody may do one of these without it.
+
+    A wait in one thread can break what another records, whatever mode that has
+    (https://github.com/NVIDIA/TensorRT/issues/2888), and torch refuses to empty its cache, which is
+    that of all devices, while anything is recorded. Who waits under it makes a recording wait too,
+    but for work that is in the same queue before it.
+    """
+    return threading.RLock()
+
+
+device_wide()  # made by the one thread that imports: two at once could each make their own
+
+
 def synchronise(device: torch.device) -> None:
-    """Waits for the device, so that a clock read afterwards counts its work."""
+    """Waits for this thread's work on the device, so that a clock read afterwards counts it.
+
+    On CUDA for the current stream alone: torch has one for all threads unless told otherwise.
+    """
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+        with device_wide():
+            torch.cuda.current_stream(device).synchronize()
+    elif device.type not in ("cpu", "meta"):
+        torch.get_device_module(device).synchronize()
 
 
 # Of the CPU's allocators and of MPS, which have no class of their own for it.
@@ -104,7 +128,8 @@ def free_device(device: torch.device) -> None:
     """Gives back what the allocator holds for later."""
     gc.collect()
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        with device_wide():
+            torch.cuda.empty_cache()
 
 
 def _status_bytes(name: str) -> int | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import BitsAndBytesConfig, DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
-from tokenreduce.engine import stepper
+from tokenreduce import memory
 from tokenreduce.engine.generate import generate
 from tokenreduce.engine.graphs import CudaGraphs
 from tokenreduce.engine.host import HostedQwen2, prepare
@@ -122,170 +123,26 @@ def test_four_bit_layers_give_the_same_tokens(
         assert answer(model, prompt, "slots", sampling).text == stock.text
 
 
-class Pretended:
-    """As much of torch.cuda as recording uses, without a device; `events` is what was asked of it.
-
-    broken: ending a capture in which something illegal was done raises, as torch's own does, and
-    leaves the stream current.
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, broken: bool) -> None:
-        self.broken, self.events, self.current = broken, list[str](), Stream(self, "main")
-        self.generator = Generator(self)
-        for name, value in {
-            "CUDAGraph": lambda: self,
-            "graph": self.graph,
-            "device": lambda _: nullcontext(),
-            "Stream": lambda _: Stream(self, "side"),
-            "stream": self.stream,
-            "set_stream": self.set_stream,
-            "current_stream": lambda: self.current,
-            "current_device": lambda: 0,
-            "default_generators": (self.generator,),
-            "graph_pool_handle": lambda: (0, 1),
-        }.items():
-            monkeypatch.setattr(torch.cuda, name, value)
-
-    def set_stream(self, stream: Stream) -> None:
-        self.current = stream
-
-    @contextmanager
-    def stream(self, stream: Stream) -> Iterator[None]:
-        before, self.current = self.current, stream
-        yield
-        self.current = before
-
-    @contextmanager
-    def graph(self, graph: Any, *, pool: Any, stream: Any, capture_error_mode: str) -> Any:
-        assert (graph, pool, capture_error_mode) == (self, (0, 1), "thread_local")
-        before, self.current = self.current, stream
-        self.generator.capturing = True
-        try:
-            yield
-        finally:
-            if self.broken:
-                raise RuntimeError("CUDA error: operation failed due to a previous error")
-        self.generator.capturing = False
-        self.current = before
-
-    def replay(self) -> None:
-        self.events.append(f"replay on {self.current.name}")
-
-
-@dataclass
-class Stream:
-    of: Pretended
-    name: str
-
-    def wait_stream(self, other: Stream) -> None:
-        self.of.events.append(f"{self.name} waits for {other.name}")
-
-
-@dataclass
-class Generator:
-    of: Pretended
-    capturing: bool = False
-
-    def clone_state(self) -> bool:
-        return self.capturing
-
-    def graphsafe_set_state(self, state: bool) -> None:
-        self.capturing = state
-
-
-class OnDevice(Tensor):
-    """Says which stream it was kept for; a CPU's tensor does not know."""
-
-    def record_stream(self, stream: Any) -> None:
-        stream.of.events.append(f"kept for {stream.name}")
-
-
-def test_a_step_is_run_and_recorded_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = Pretended(monkeypatch, broken=False)
-    recorder = CudaGraphs.on(CUDA)
-
-    def step() -> Tensor:
-        cuda.events.append(f"step on {cuda.current.name}")
-        return torch.ones(1).as_subclass(OnDevice)
-
-    assert recorder.run(step) == 1
-    assert cuda.events == [
-        "side waits for main",
-        "step on side",
-        "main waits for side",
-        "kept for main",
-    ]
-    cuda.events.clear()
-    replay = recorder.record(step)
-    assert cuda.events == ["step on side"]
-    first = replay()
-    assert replay() is first
-    assert cuda.events[1:] == ["replay on main"] * 2
-
-
-@pytest.mark.parametrize("absent", [True, False])
-def test_on_cuda_a_stepper_records_with_triton_or_without(
-    monkeypatch: pytest.MonkeyPatch, qwen2: Any, absent: bool
-) -> None:
-    """Everything here is on a CPU, but `chosen` is told otherwise."""
-    Pretended(monkeypatch, broken=True)
-    monkeypatch.setattr(stepper, "_devices", lambda *_: {CUDA})
-    if absent:
-        monkeypatch.setitem(sys.modules, "tokenreduce.engine.split_attention", None)
-    ways: tuple[Way, ...] = ("auto", "slots")
-    for way in ways:
-        steps, because = chosen(qwen2.hosted, way, CUDA)
-        assert because == ""
-        assert isinstance(steps, Stepper)
-        assert isinstance(steps._recorder, CudaGraphs)
-        assert (steps._attend is None) == (absent or find_spec("triton") is None)
-
-
-def test_a_failed_capture_leaves_stream_and_random_numbers_as_they_were(
-    monkeypatch: pytest.MonkeyPatch, qwen2: Any, make_prompt: MakePrompt
-) -> None:
-    """What is reported is what was wrong, not that ending the capture raised as well."""
-    cuda = Pretended(monkeypatch, broken=True)
-    recorder = CudaGraphs.on(CUDA)
-
-    def illegal() -> Tensor:
-        raise RuntimeError("operation not permitted when stream is capturing\nSearch for it")
-
-    with pytest.raises(RuntimeError, match="previous error"):
-        recorder.record(illegal)
-    assert cuda.current.name == "main"
-    assert not cuda.generator.capturing
-
-    class Spoilt:
-        run = staticmethod(lambda step: step())
-        record = staticmethod(lambda _: recorder.record(illegal))
-
-    prompt, model = make_prompt(40, range(6, 33)), qwen2.hosted
-    steps = Stepper(Spoilt())
-    plan = Plan(prompt, RAMP, steps=steps)
-    cache: Any = DynamicCache(config=model.config)
-    cache = model(inputs_embeds=prompt.embeds, plan=plan, past_key_values=cache).past_key_values
-    for _ in range(3):
-        given = {"input_ids": torch.tensor([[1]]), "plan": plan, "past_key_values": cache}
-        cache = model(**given).past_key_values
-    assert steps.decoding.road == "slots"
-    assert steps.decoding.because == (
-        "no CUDA graph: RuntimeError: operation not permitted when stream is capturing"
-    )
-
-
 @pytest.mark.gpu
 @gpu
-def test_graphs_give_the_tokens_of_stock_in_float32(qwen2: Any, make_prompt: MakePrompt) -> None:
-    """200 tokens: recorded twice. Sampling draws the same, and goes on drawing afterwards."""
-    model = copy.deepcopy(qwen2.hosted).to(CUDA)
+def test_graphs_give_the_tokens_of_stock_in_float32(
+    paired: Callable[..., Any], make_prompt: MakePrompt
+) -> None:
+    """200 tokens: recorded twice. Sampling draws the same, and goes on drawing afterwards. Heads
+    are 16 wide, so that long layers are attended to by this project's kernels."""
+    split_attention = pytest.importorskip(
+        "tokenreduce.engine.split_attention", exc_type=ImportError
+    )
+    split_attention.proven.cache_clear()
+    model = copy.deepcopy(paired("qwen2", head_dim=16).hosted).to(CUDA)
     prompt = placed(make_prompt(700, range(6, 690)), torch.float32)
     for sampling in (Sampling(200), Sampling(200, 1.5, 7)):
         stock = answer(model, prompt, "stock", sampling)
-        graphs = answer(model, prompt, "auto", sampling)
-        assert graphs.text == stock.text
-        assert (graphs.decoding.road, graphs.decoding.recordings) == ("graphs", 2)
-        assert graphs.decoding.because == ""
+        replayed = answer(model, prompt, "auto", sampling)
+        assert replayed.text == stock.text
+        assert (replayed.decoding.road, replayed.decoding.recordings) == ("graphs", 2)
+        assert replayed.decoding.because == ""
+    assert split_attention.proven.cache_info().hits > 0
 
 
 @pytest.mark.gpu
@@ -304,7 +161,8 @@ def test_graphs_of_four_bit_layers(
     assert ways[2] is not None
     assert ways[2].decoding.recordings == 2
     assert torch.equal(found[2], found[1])
-    rough = 1e-4 if dtype == torch.float32 else 2e-2
+    # Kernels round their sums differently, and six layers carry it on: 8 bits are few.
+    rough = 1e-4 if dtype == torch.float32 else 4e-2
     assert ((found[1] - found[0]).norm() / found[0].norm()).item() < rough
     if dtype == torch.float32:
         assert answer(model, prompt, "auto").text == answer(model, prompt, "stock").text
@@ -322,33 +180,94 @@ def logits(model: Any, prompt: Prompt, steps: Stepper | None) -> Tensor:
     return torch.cat(mine)
 
 
+OWN_PROCESS = "TOKENREDUCE_TEST_ALONE"
+
+
 @pytest.mark.gpu
 @gpu
 def test_what_cannot_be_captured_is_computed_and_sampling_goes_on(
-    qwen2: Any, make_prompt: MakePrompt
+    request: pytest.FixtureRequest, paired: Callable[..., Any], make_prompt: MakePrompt
 ) -> None:
-    """A layer that reads a number back waits for the device, which no graph can."""
-    model = copy.deepcopy(qwen2.hosted).to(CUDA)
-    model.model.norm.register_forward_hook(lambda *_: torch.ones(1, device=CUDA).tolist() and None)
+    """A layer that reads a number back waits for the device, which no graph can. Afterwards the
+    cache can be emptied and graphs recorded. In a process of its own: what a capture leaves behind
+    would break every later test on the device."""
+    if OWN_PROCESS not in os.environ:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        command.append(f"{request.path}::{request.node.name}")
+        env = {**os.environ, OWN_PROCESS: "1"}
+        done = subprocess.run(
+            command, cwd=request.config.rootpath, env=env, capture_output=True, text=True,
+            check=False, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return
+    model = copy.deepcopy(paired("qwen2", head_dim=16).hosted).to(CUDA)
+    reads = model.model.norm.register_forward_hook(
+        lambda *_: torch.ones(1, device=CUDA).tolist() and None
+    )
     prompt = placed(make_prompt(700, range(6, 690)), torch.float32)
     sampling = Sampling(40, 1.5, 7)
+    stock = answer(model, prompt, "stock", sampling)
+    for _ in range(2):
+        made = answer(model, prompt, "auto", sampling)
+        assert made.text == stock.text
+        assert made.decoding.road == "slots"
+        assert made.decoding.because.startswith("no CUDA graph: ")
+        torch.cuda.empty_cache()
+    reads.remove()
     made = answer(model, prompt, "auto", sampling)
-    assert made.text == answer(model, prompt, "stock", sampling).text
-    assert made.decoding.road == "slots"
-    assert made.decoding.because.startswith("no CUDA graph: ")
+    assert made.text == stock.text
+    assert (made.decoding.road, made.decoding.because) == ("graphs", "")
 
 
 @pytest.mark.gpu
 @gpu
-def test_slots_hold_little_more_than_the_cache(qwen2: Any, make_prompt: MakePrompt) -> None:
+def test_slots_hold_little_more_than_the_cache(
+    paired: Callable[..., Any], make_prompt: MakePrompt
+) -> None:
     """No more than one layer twice, and gone with the answer."""
-    model = copy.deepcopy(qwen2.hosted).to(CUDA)
+    model = copy.deepcopy(paired("qwen2", head_dim=16).hosted).to(CUDA)
     prompt = placed(make_prompt(4000, range(6, 3990)), torch.float32)
     answer(model, prompt, "auto", Sampling(4))  # workspaces
-    torch.cuda.synchronize()
+    memory.synchronise(CUDA)
     before = torch.cuda.memory_allocated()
-    made = answer(model, prompt, "auto", Sampling(40))
-    torch.cuda.synchronize()
+    for _ in range(3):
+        made = answer(model, prompt, "auto", Sampling(40))
+    memory.synchronise(CUDA)
     assert torch.cuda.memory_allocated() - before < 1 << 20
-    slots = 6 * 2 * 2 * 8 * 4 * (128 + 16)  # layers, k and v, heads of 8, float32
+    slots = 6 * 2 * 2 * 16 * 4 * (128 + 16)  # layers, k and v, heads of 16, float32
     assert made.decoding.cache_bytes < made.kv_cache_bytes + slots + 6 * 4 * (4000 + 144)
+
+
+@pytest.mark.gpu
+@gpu
+def test_graphs_are_recorded_while_another_thread_waits_for_the_device(
+    paired: Callable[..., Any], make_prompt: MakePrompt
+) -> None:
+    """As a batch does: it encodes the next video, and waits for it, while answers are made. All by
+    one stream and with no workspace more."""
+    model = copy.deepcopy(paired("qwen2", head_dim=16).hosted).to(CUDA)
+    prompt = placed(make_prompt(700, range(6, 690)), torch.float32)
+    wanted, over = answer(model, prompt, "auto").text, threading.Event()
+
+    def beside() -> int:
+        rounds, large = 0, torch.ones(512, 512, device=CUDA)
+        while not over.is_set():
+            large = (large @ large).clamp(0, 1)
+            memory.synchronise(CUDA)
+            rounds += 1
+            if rounds % 7 == 0:
+                memory.free_device(CUDA)
+        return rounds
+
+    with ThreadPoolExecutor(1) as pool:
+        rounds = pool.submit(beside)
+        try:
+            made = [answer(model, prompt, "auto") for _ in range(20)]
+        finally:
+            over.set()
+        assert rounds.result(30) > 20
+    assert [(one.decoding.road, one.decoding.because, one.text) for one in made] == [
+        ("graphs", "", wanted)
+    ] * 20
+    assert len({CudaGraphs.on(CUDA).side.stream.stream_id for _ in range(40)}) == 1

@@ -199,7 +199,9 @@ class Desk:
         held.session = self._session(held.task, held.decoder, over or self._recipe.over)
         held.ready = Future()
         held.ready.set_result(None)
-        _free(self._model)
+        from tokenreduce.memory import free_device  # imports torch
+
+        free_device(self._model.device)
 
 
 class Reporter:
@@ -236,14 +238,3 @@ def one_line(error: BaseException) -> str:
 def _fatal(error: Exception) -> bool:
     """After these the device is of no use to this process any more."""
     return isinstance(error, RuntimeError) and "CUDA error" in str(error)
-
-
-def _free(model: VideoModel) -> None:
-    """Gives back what the allocator holds for later."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()

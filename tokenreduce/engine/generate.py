@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from tokenreduce.cost import AFRESH, Reused
+from tokenreduce.engine.kernels import any_length
 from tokenreduce.engine.prefill import cache_bytes
 from tokenreduce.engine.stem import Stem
 from tokenreduce.engine.stepper import chosen
@@ -31,6 +32,7 @@ from tokenreduce.engine.types import (
     Way,
     never,
 )
+from tokenreduce.memory import synchronise
 from tokenreduce.result import Decoding, FinishReason
 
 Decode = Callable[[list[int]], str]
@@ -61,15 +63,25 @@ def generate(
     back. stop() is asked after each token: with True the answer so far is all of it.
     way: how tokens after the first are computed; none changes which they are, and the result says
     which it was.
-    torch's random state is afterwards what it was before.
+    torch's random state is afterwards what it was before, and so is its choice of attention, which
+    on CUDA is one of kernels for any length: where something is pruned from the start, else once
+    the prompt, of one length in all layers, has been read.
     """
     device = prompt.embeds.device
     stream = TextStream(decode, eos_ids, on_text)
     clock = _Clock(device, on_prefill)
     steps, because = chosen(model, way, device)
-    plan = Plan(prompt, tuple(prunes), sampling.seed, clock.prefilled, stem, steps)
-    stopping = _Stopping(stop)
-    with torch.no_grad(), _seeded(device, sampling.seed), _offloaded(model):
+    stopping, kernels = _Stopping(stop), ExitStack()
+
+    def prefilled(read: Prefilled) -> None:
+        clock.prefilled(read)
+        if not prunes:
+            kernels.enter_context(any_length(device))
+
+    plan = Plan(prompt, tuple(prunes), sampling.seed, prefilled, stem, steps)
+    with torch.no_grad(), _seeded(device, sampling.seed), _offloaded(model), kernels:
+        if prunes:
+            kernels.enter_context(any_length(device))
         ids = model.generate(
             inputs_embeds=prompt.embeds,
             attention_mask=torch.ones(prompt.embeds.shape[:2], dtype=torch.long, device=device),
@@ -127,11 +139,11 @@ class _Clock:
         self.kv_cache_bytes = 0
         self.reused: Reused = AFRESH
         self.stem: Stem | None = None
-        _synchronize(device)
+        synchronise(device)
         self._begun = self._read = perf_counter()
 
     def prefilled(self, read: Prefilled) -> None:
-        _synchronize(self._device)
+        synchronise(self._device)
         self._read = perf_counter()
         self.prefill_seconds = self._read - self._begun
         self.per_layer = read.per_layer
@@ -140,7 +152,7 @@ class _Clock:
         self._on_prefill(self.prefill_seconds)
 
     def since_prefill(self) -> float:
-        _synchronize(self._device)
+        synchronise(self._device)
         return perf_counter() - self._read
 
 
@@ -162,11 +174,6 @@ def _config(sampling: Sampling, eos_ids: Sequence[int]) -> GenerationConfig:
         **drawn,
         **ending,
     )
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.get_device_module(device).synchronize()
 
 
 @contextmanager

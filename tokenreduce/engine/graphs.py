@@ -6,16 +6,26 @@ A 7B's step is about 1,300 small kernels: launched one by one, the card waits fo
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import count
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from tokenreduce.memory import device_wide
+
 Step = Callable[[], Tensor]
 """Reads and writes tensors that stay where they are, and gives back a new one."""
+
+_POOLS = 16
+"""Recordings until torch's cache is emptied, and with it the memory of graphs that are gone: torch
+keeps at least 2 MiB for each, 22 where one tensor has over a MiB, and gives it to no other. Two are
+made in an answer of the usual length. An estimate, from the sizes of torch's segments."""
 
 
 class Recorder(Protocol):
@@ -34,41 +44,60 @@ class Recorder(Protocol):
 
 
 @dataclass(frozen=True)
-class CudaGraphs:
-    """A recorder for one CUDA device; graphs of one recorder share their memory, so only the latest
-    may be replayed.
+class Side:
+    """What a device's recordings share: for each stream on which it multiplies, torch keeps a
+    workspace for cuBLAS for good, so there is one stream for the process.
 
-    stream  recorded on, and run on beforehand, as torch asks for
-    pool    of memory that lives as long as its graphs
+    recordings  their numbers
+    """
+
+    stream: torch.cuda.Stream
+    recordings: Iterator[int] = field(default_factory=count)
+
+
+@dataclass(frozen=True)
+class CudaGraphs:
+    """A recorder for one CUDA device. Each graph has memory of its own: torch refuses a pool that
+    once was without a graph, and graphs that live side by side would write over each other.
+
+    While one thread computes on the side stream or records, no other does, waits for the device or
+    empties torch's cache. Others may launch, copy and pin memory: only the thread that records has
+    to keep to the step.
     """
 
     device: torch.device
-    stream: torch.cuda.Stream
-    pool: Any
+    side: Side
 
     @classmethod
     def on(cls, device: torch.device) -> CudaGraphs:
-        with torch.cuda.device(device):
-            return cls(device, torch.cuda.Stream(device), torch.cuda.graph_pool_handle())
+        index = torch.cuda.current_device() if device.index is None else device.index
+        with device_wide():
+            return cls(torch.device("cuda", index), _side(index))
 
     def run(self, step: Step) -> Tensor:
-        with torch.cuda.device(self.device):
+        stream = self.side.stream
+        with device_wide(), torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
-            self.stream.wait_stream(current)
-            with torch.cuda.stream(self.stream):
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
                 out = step()
-            current.wait_stream(self.stream)
+            current.wait_stream(stream)
             out.record_stream(current)
         return out
 
     def record(self, step: Step) -> Step:
-        graph = torch.cuda.CUDAGraph()
-        # Other threads decode video and pin memory: only this one has to keep to the step.
-        recording = torch.cuda.graph(
-            graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
-        )
-        with torch.cuda.device(self.device), _as_before(), recording:
-            out = step()
+        with device_wide(), torch.cuda.device(self.device), _uncollected():
+            # What went wrong before is heard of here, not as a graph that cannot be recorded.
+            torch.cuda.current_stream().synchronize()
+            if next(self.side.recordings) % _POOLS == _POOLS - 1:
+                torch.cuda.empty_cache()
+            graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+            # Not torch.cuda.graph: that empties torch's caches each time, which the next prefill
+            # would have to fill again, and leaves what a failed capture leaves.
+            with torch.cuda.stream(self.side.stream), _as_before(graph, pool):
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+                out = step()
+                graph.capture_end()
 
         def replay() -> Tensor:
             graph.replay()
@@ -77,16 +106,62 @@ class CudaGraphs:
         return replay
 
 
+@cache
+def _side(index: int) -> Side:
+    """Of CUDA device `index`; asked for under `device_wide`, so that there is but one."""
+    return Side(torch.cuda.Stream(torch.device("cuda", index)))
+
+
 @contextmanager
-def _as_before() -> Iterator[None]:
-    """A capture that fails leaves its stream current, and the generator of random numbers in a
-    state that refuses every draw: both are put back."""
-    stream = torch.cuda.current_stream()
-    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+def _uncollected() -> Iterator[None]:
+    """Python collects no garbage: among it may be graphs, events and tensors of the device, and
+    what their ends ask of the driver may be refused while it records."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@contextmanager
+def _as_before(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+    """A capture that fails goes on, leaves torch's allocator giving `pool` to it, so that the cache
+    can never be emptied again, and the generator of random numbers in a state that refuses every
+    draw: all three are put back. It is the step's own error that is raised."""
+    index = torch.cuda.current_device()
+    generator = torch.cuda.default_generators[index]
     spare = generator.clone_state()
     try:
         yield
     except BaseException:
-        torch.cuda.set_stream(stream)
+        with suppress(Exception):  # it says again that the capture is broken, or that it is over
+            graph.capture_end()
+        if not _ended(graph):
+            _forsake(index, pool)
+        graph.reset()
         generator.graphsafe_set_state(spare)
         raise
+
+
+def _ended(graph: torch.cuda.CUDAGraph) -> bool:
+    """Whether its capture came to its end, so that it gives back its pool when it goes; twice would
+    end the process. Torch tells the pool of such a graph alone."""
+    try:
+        graph.pool()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _forsake(index: int, pool: Any) -> None:
+    """What ends a capture for the allocator of device `index`: in aten/src/ATen/cuda/CUDAGraph.cpp
+    capture_end gets there only after the driver's own end, and reset() only after capture_end.
+
+    Either may have been done already, or never have become due; then it says so and nothing else.
+    """
+    with suppress(RuntimeError):
+        torch._C._cuda_endAllocateToPool(index, pool)
+    with suppress(RuntimeError):
+        torch._C._cuda_releasePool(index, pool)

@@ -174,18 +174,23 @@ def chosen(model: Any, way: Way, device: torch.device) -> tuple[Stepper | None, 
         names = ", ".join(sorted(str(one) for one in elsewhere))
         return None, f"no CUDA graph: layers are also on {names}"
     if device.type == "cuda":
-        return Stepper(CudaGraphs.on(device), attend=_attend()), ""
+        return Stepper(CudaGraphs.on(device), attend=_attend(model.get_decoder())), ""
     because = f"no CUDA graph: the model is on {device.type}"
     return (Stepper(None, because) if way == "slots" else None), because
 
 
-def _attend() -> Attend | None:
-    """Where there is no triton, SDPA it is."""
+def _attend(stack: Any) -> Attend | None:
+    """Where there is no triton, or no kernel for such heads, SDPA it is."""
     try:
-        from tokenreduce.engine.split_attention import attend_proven
+        from tokenreduce.engine.split_attention import attend_proven, fits
     except ImportError:
         return None
-    return attend_proven
+    width, dtype = stack.layers[0].self_attn.head_dim, stack.norm.weight.dtype
+    q, keys = (
+        torch.empty(1, heads, 1, width, dtype=dtype, device="meta")
+        for heads in (stack.config.num_attention_heads, stack.config.num_key_value_heads)
+    )
+    return attend_proven if fits(q, keys) else None
 
 
 def _computed(step: Step) -> Tensor:
@@ -202,7 +207,6 @@ def _devices(*modules: nn.Module) -> set[torch.device]:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what went wrong first: ending a broken capture raises once more."""
-    error = error.__context__ or error
+    """Its first line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
