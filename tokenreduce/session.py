@@ -31,7 +31,7 @@ from tokenreduce.replying import Turn, asked, foreseen, words
 from tokenreduce.result import Answer, Fitted
 from tokenreduce.room import NO_LIMIT, Allowed, room_on
 from tokenreduce.sheet import Sheet
-from tokenreduce.subject import Footage
+from tokenreduce.subject import Footage, check_there
 from tokenreduce.turns import Turn as Lock
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.types import Limits
@@ -277,6 +277,8 @@ class Session:
 
     def _open_as(self, wanted: Wanted, clock: Clock) -> Opened:
         """Opened, and made to fit where memory is limited. Leaves all as it was if it raises."""
+        if isinstance(self._model, str):  # told before anything of the model is fetched
+            check_there(wanted.path)
         where = self._placement(clock)
         # Of layers that are spread nothing is foreseen: `spread` leaves room on every GPU.
         room = None if where.layers else room_on(where.device, self._maker.allowed)

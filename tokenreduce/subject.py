@@ -98,6 +98,12 @@ def told_apart(path: FilePath | Sequence[FilePath]) -> Files:
     return Files(paths, True)
 
 
+def check_there(path: FilePath | Sequence[FilePath]) -> None:
+    """Raises InputError for files that cannot be read, and as `told_apart`; opens no video."""
+    for one in told_apart(path).paths:
+        checked(one)
+
+
 def read_stills(files: Files, spec: ModelSpec, clock: Clock) -> Stills:
     """The pictures at `files`. Raises InputError as `images.read_images`."""
     with clock.part("probe"):

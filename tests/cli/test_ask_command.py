@@ -305,7 +305,7 @@ def test_the_library_refuses_an_empty_or_endless_question(run: Run, question: st
 
 
 def test_the_library_refuses_an_unknown_preset(run: Run) -> None:
-    result = run("ask", "missing.mp4", "Q", "--model", "demo", "--preset", "fats", "--quiet")
+    result = run("ask", __file__, "Q", "--model", "demo", "--preset", "fats", "--quiet")
     assert result.exit_code == 2
     assert result.stderr.startswith(
         "error: no preset 'fats'; there are: accurate, aim, balanced, fast"

@@ -99,7 +99,7 @@ def test_what_is_no_file(run: Run, tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_be(run: Run, arguments: list[str], says: str) -> None:
     # The file does not exist either: whatever can be refused before it is looked at, is.
-    assert says in refusal(run("ask", "/no/such.mp4", "Q", "--quiet", *arguments))
+    assert says in refusal(run("ask", __file__, "Q", "--quiet", *arguments))
 
 
 @pytest.mark.parametrize("extra", [[], ["--frames", "100000", "--budget", "99999999"]])
@@ -114,7 +114,7 @@ def test_more_than_the_context_holds(run: Run, tiny_video: Path, extra: list[str
 def test_a_preset_with_a_typo(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('summary = "x"\nkeep = 1\n[video]\nframse = 1\n')
-    line = refusal(run("ask", "a.mp4", "Q", "--model", "demo", "--preset", str(path), "--quiet"))
+    line = refusal(run("ask", __file__, "Q", "--model", "demo", "--preset", str(path), "--quiet"))
     assert f"{path}.video: no key 'framse'; there are: decoder, frames, seek" in line
 
 
@@ -202,6 +202,6 @@ def test_a_preset_and_a_configuration_that_may_not_be_read(
         (["--preset", str(path)], {}),
         ([], {"TOKENREDUCE_CONFIG": str(path)}),
     ):
-        done = as_anyone("ask", "a.mp4", "Q", "--model", "demo", "--quiet", *options, **variables)
+        done = as_anyone("ask", __file__, "Q", "--model", "demo", "--quiet", *options, **variables)
         assert done.returncode == 2
         assert done.stderr == f"error: {path} cannot be read: Permission denied\n"

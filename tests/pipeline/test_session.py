@@ -307,6 +307,14 @@ def test_what_cannot_be_is_refused_before_the_model_is_loaded(
     assert "load" not in parts
 
 
+def test_a_missing_file_is_told_before_anything_of_a_model_is_fetched() -> None:
+    with (
+        Session(Wanted("/no/such.mp4"), model="nobody/nothing") as session,
+        pytest.raises(InputError, match="no such file"),
+    ):
+        session.ask(QUESTION)
+
+
 def test_a_subtitle_file_is_refused_before_the_video_is_read(
     opening: Open, parts: list[str]
 ) -> None:
