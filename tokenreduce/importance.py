@@ -14,9 +14,10 @@ from torch import Tensor
 
 from tokenreduce.tokens import Attention
 
-# Tokens in the layer that is scored. An estimate until it is measured: by bytes and launches the
-# kernels take half the plain form's time there, and win from fewer still.
-KERNEL_FROM = 4_096
+# Tokens in the layer that is scored. An estimate until it is measured: by launches the kernels win
+# at any length, with one for each 128 rows where the plain form has a dozen; by bytes as well. But
+# compiling them takes seconds, and under this the plain form costs a layer less than 1 ms.
+KERNEL_FROM = 512
 _HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -113,7 +114,7 @@ def importance_plain(
     # reach[:, t] is p_t where the walk has been, and before it the sum of p_(t-1) M over the rows
     # seen.
     reach = torch.zeros(b * h, iterations + 1, length, device=attention.q.device)
-    reach[:, 0] = 1 / length
+    reach[:, 0].fill_(1 / length)
     for stop in range(length, 0, -step):
         start = max(0, stop - step)
         m = weights.rows(start, stop, future)

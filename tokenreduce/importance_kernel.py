@@ -1,24 +1,28 @@
-"""The importance of tokens in three Triton kernels, for long prompts on a CUDA device.
+"""The importance of tokens in two Triton kernels, for prompts on a CUDA device.
 
 The same walk as the plain form in `importance`: row blocks from the last to the first. First
-`_statistics` finds the maximum and the sum of every row; then, for each block, `_settle` steps
-through its diagonal, after which all p_t of its rows are final, and `_send` adds what they send to
-all earlier columns. Every tile of columns belongs to one program, so nothing is added atomically;
-launches on one stream keep the order. No logit is ever written to memory.
+`_statistics` finds the maximum and the sum of every row. Then one `_step` for each block: its
+programs add what the block after it, whose p_t are final, sends to all columns before that; one
+program of each head thereby has all that arrives at the block itself, and makes its p_t final.
+Every tile of columns belongs to one program, so nothing is added atomically; launches on one stream
+keep the order. No logit is ever written to memory.
 
-Why not one launch for each p_t? With p_t known for all rows, p_(t+1) is a sum over columns without
-any order; but that computes the logits 6 times (for the sums of rows and for each of 5 steps), the
-walk twice, at the price of 2 launches for each 128 rows (192 at 12,288 tokens, 392 at 25,000) that
-the device can hide behind the work of the one before. Estimates, none of them measured, for 28
-heads of 128 in bfloat16 and all l (l + 1) / 2 pairs of a head:
+That is one launch for each 128 rows and one more: 29 at 3,460 tokens, 97 at 12,288. They are
+all queued without waiting for the device. Why not one launch for each p_t? With p_t known for
+all rows, p_(t+1) is a sum over columns without any order, and 6 launches do; but that computes the
+logits 6 times (for the sums of rows and for each of 5 steps), the walk twice. Estimates, none of
+them measured, for 28 heads of 128 in bfloat16 and all l (l + 1) / 2 pairs of a head, 10 us for each
+step of the walk besides its work:
 
     l        logits once  exp2 once  plain buffer's traffic  walk: H200, 4090  6 times: H200, 4090
-    12,288   0.54 TFLOP    2.1 G      38 GB                   7 ms, 14 ms       15 ms, 36 ms
-    25,000   2.24 TFLOP    8.8 G     158 GB                  27 ms, 54 ms       62 ms, 150 ms
+     3,460   0.04 TFLOP    0.2 G       3 GB                 0.8 ms, 1.4 ms      1.2 ms, 2.9 ms
+    12,288   0.54 TFLOP    2.1 G      38 GB                   8 ms, 15 ms       15 ms, 36 ms
+    25,000   2.24 TFLOP    8.8 G     158 GB                  29 ms, 56 ms       62 ms, 150 ms
 
 A 4090 is bound by the product (165 TFLOP/s), an H200 by exponentials and by reading tiles from
-its L2 cache. Built for compute capability 8.0 to 12.0, heads of 128 spill no register and take some
-64 KiB of shared memory; 7.5 has no tensor cores in Triton and spills.
+its L2 cache. Built for compute capability 8.0 to 12.0, heads of 128 spill no register, and two
+programs fit a multiprocessor by registers (at most 128) and shared memory (at most 64 KiB, 49 KiB
+on consumer cards); 7.5 has no tensor cores in Triton and spills.
 
 Needs triton when it is imported; knows nothing about when it pays.
 """
@@ -74,24 +78,33 @@ def reach_fused(
     b, h, length, width = q.shape
     tile = tile or _tile(q)
     reach = torch.zeros(b * h, iterations + 1, length, device=q.device)
-    reach[:, 0] = 1 / length
+    reach[:, 0].fill_(1 / length)
     peak, inverse = torch.empty(2, b * h, length, device=q.device)
     sharp = attention.scale / temperature * _LOG2_E
     shape = (h, h // k.shape[1], length, sharp, *q.stride()[:3], *k.stride()[:3])
     # The interpreter holds bfloat16 as integers and would multiply those.
     widen = q.device.type == "cpu" and q.dtype == torch.bfloat16
-    sizes = {"TILE": tile, "WIDTH": width, "WIDEN": widen, "num_warps": 8 if tile > 64 else 4}
+    sizes = {"TILE": tile, "WIDTH": width, "WIDEN": widen, **compiled(tile)}
     steps = {"ITERATIONS": iterations, "STEPS": triton.next_power_of_2(iterations)}
+    parts = {"PART": min(tile, 64), "SPAN": min(tile, 32)} | steps | sizes
     with torch.cuda.device_of(q):  # Triton launches on the current device; nothing on a CPU
         _statistics[b * h, triton.cdiv(length, tile)](
-            q, k, peak, inverse, *shape, SPAN=min(tile, 64), num_stages=2, **sizes
+            q, k, peak, inverse, *shape, SPAN=min(tile, 64), **sizes
         )
-        for start in reversed(range(0, length, tile)):
-            given = (q, k, reach, peak, inverse, start)
-            _settle[(b * h,)](*given, float(damping), *shape, ITERATIONS=iterations, **sizes)
-            if start:
-                _send[b * h, start // tile](*given, *shape, SPAN=min(tile, 32), **steps, **sizes)
+        last = (length - 1) // tile * tile
+        for start in range(last, -1, -tile):
+            tiles = 1 if start == last else start // tile + 1  # no rows are below the last block
+            _step[b * h, tiles](q, k, reach, peak, inverse, start, float(damping), *shape, **parts)
     return reach
+
+
+def compiled(tile: int) -> dict[str, int]:
+    """Options of the compiler. Loads of two tiles under way at once take the fewest registers; 128
+    of these let two programs of 8 warps run on a multiprocessor at a time, and without a limit the
+    compiler takes 141 for a capability of 9.0."""
+    if tile > 64:
+        return {"num_warps": 8, "num_stages": 2, "maxnreg": 128}
+    return {"num_warps": 4, "num_stages": 2}
 
 
 @cache
@@ -186,8 +199,33 @@ def _statistics(
     tl.store(inverse + head * length + rows, 1 / total, mask=rows < length)
 
 
+@triton.jit
+def _arriving(
+    sent: tl.tensor,
+    z: tl.tensor,
+    rows: tl.tensor,
+    reach: tl.tensor,
+    peak: tl.tensor,
+    inverse: tl.tensor,
+    length: int,
+    sharp: float,
+    steps: tl.tensor,
+    ITERATIONS: tl.constexpr,
+) -> tl.tensor:
+    """sent (columns, STEPS) and what `rows` add to it, of every p_t; z are logits with columns down
+    and rows across, so that sums over rows stay within a few threads."""
+    there = rows < length
+    high = tl.load(peak + rows, mask=there, other=0.0)
+    share = tl.load(inverse + rows, mask=there, other=0.0)
+    m = tl.exp2((z - high[None, :]) * sharp)
+    for t in tl.static_range(ITERATIONS):
+        p = share * tl.load(reach + t * length + rows, mask=there, other=0.0)
+        sent += tl.where(steps == t, tl.sum(m * p[None, :], 1)[:, None], 0.0)
+    return sent
+
+
 @triton.jit(do_not_specialize=["start", "length"])
-def _settle(
+def _step(
     q: tl.tensor,
     k: tl.tensor,
     reach: tl.tensor,
@@ -206,77 +244,60 @@ def _settle(
     k_head: int,
     k_row: int,
     ITERATIONS: tl.constexpr,
-    TILE: tl.constexpr,
-    WIDTH: tl.constexpr,
-    WIDEN: tl.constexpr,
-) -> None:
-    """Makes reach[1:] of the block at `start` final: all rows below it have sent theirs, so what
-    is left is what its own rows send to each other, one p_t after the other."""
-    head = tl.program_id(0).to(tl.int64)
-    q += head // heads * q_batch + head % heads * q_head
-    k += head // heads * k_batch + head % heads // group * k_head
-    reach += head * (ITERATIONS + 1) * length
-    at = start + tl.arange(0, TILE)
-    here = at < length
-    # Columns down, rows across: sums over rows then stay within a few threads.
-    z = _logits(_rows(k, at, length, k_row, WIDTH), _rows(q, at, length, q_row, WIDTH), WIDEN)
-    high = tl.load(peak + head * length + at, mask=here, other=0.0)
-    share = tl.load(inverse + head * length + at, mask=here, other=0.0)
-    m = tl.where(at[:, None] <= at[None, :], tl.exp2((z - high[None, :]) * sharp), 0.0)
-    p = tl.load(reach + at, mask=here, other=0.0)
-    for _ in range(ITERATIONS):
-        reach += length
-        p = tl.load(reach + at, mask=here, other=0.0) + tl.sum(m * (share * p)[None, :], 1)
-        p = p * (1 - damping) + damping / length
-        tl.store(reach + at, p, mask=here)
-
-
-@triton.jit(do_not_specialize=["start", "length"])
-def _send(
-    q: tl.tensor,
-    k: tl.tensor,
-    reach: tl.tensor,
-    peak: tl.tensor,
-    inverse: tl.tensor,
-    start: int,
-    heads: int,
-    group: int,
-    length: int,
-    sharp: float,
-    q_batch: int,
-    q_head: int,
-    q_row: int,
-    k_batch: int,
-    k_head: int,
-    k_row: int,
-    ITERATIONS: tl.constexpr,
     STEPS: tl.constexpr,
     SPAN: tl.constexpr,
+    PART: tl.constexpr,
     TILE: tl.constexpr,
     WIDTH: tl.constexpr,
     WIDEN: tl.constexpr,
 ) -> None:
-    """Adds to reach[t + 1] of one tile of columns before `start` what the block of rows there,
-    where reach[t] is final, sends to it."""
+    """Rows of the block after the one at `start` are final: adds what they send to one tile of the
+    columns before them. The first program of a head has the block at `start` itself, all of whose
+    columns have got with that what comes from below, and makes its reach[1:] final: a part at a
+    time, the last first, as each part needs what the later ones send."""
     head = tl.program_id(0).to(tl.int64)
     q += head // heads * q_batch + head % heads * q_head
     k += head // heads * k_batch + head % heads // group * k_head
     reach += head * (ITERATIONS + 1) * length
-    columns = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    keys = _rows(k, columns, length, k_row, WIDTH)
+    peak += head * length
+    inverse += head * length
     steps = tl.arange(0, STEPS)[None, :]
-    sent = tl.zeros((TILE, STEPS), tl.float32)
-    for above in range(0, TILE, SPAN):
-        rows = start + above + tl.arange(0, SPAN)
-        there = rows < length
-        z = _logits(keys, _rows(q, rows, length, q_row, WIDTH), WIDEN)
-        high = tl.load(peak + head * length + rows, mask=there, other=0.0)
-        share = tl.load(inverse + head * length + rows, mask=there, other=0.0)
-        m = tl.exp2((z - high[None, :]) * sharp)
-        for t in tl.static_range(ITERATIONS):
-            p = share * tl.load(reach + t * length + rows, mask=there, other=0.0)
-            sent += tl.where(steps == t, tl.sum(m * p[None, :], 1)[:, None], 0.0)
-    # Every column stands before `start`, so none is past the end.
-    at = reach + (steps + 1) * length + columns[:, None]
-    real = (columns[:, None] < start) & (steps < ITERATIONS)
-    tl.store(at, tl.load(at, mask=real, other=0.0) + sent, mask=real)
+    end = start + 2 * TILE
+    if tl.program_id(1) > 0:
+        # These columns stand before `start`, so none is past the end.
+        columns = start - tl.program_id(1) * TILE + tl.arange(0, TILE)
+        keys = _rows(k, columns, length, k_row, WIDTH)
+        sent = tl.zeros((TILE, STEPS), tl.float32)
+        for below in range(start + TILE, end, SPAN):
+            rows = below + tl.arange(0, SPAN)
+            z = _logits(keys, _rows(q, rows, length, q_row, WIDTH), WIDEN)
+            sent = _arriving(sent, z, rows, reach, peak, inverse, length, sharp, steps, ITERATIONS)
+        at = reach + (steps + 1) * length + columns[:, None]
+        real = (columns[:, None] < start) & (steps < ITERATIONS)
+        tl.store(at, tl.load(at, mask=real, other=0.0) + sent, mask=real)
+    else:
+        for after in range(0, TILE, PART):
+            part = start + TILE - PART - after
+            columns = part + tl.arange(0, PART)
+            here = columns < length
+            keys = _rows(k, columns, length, k_row, WIDTH)
+            sent = tl.zeros((PART, STEPS), tl.float32)
+            for below in range(part + PART, end, SPAN):
+                rows = below + tl.arange(0, SPAN)
+                z = _logits(keys, _rows(q, rows, length, q_row, WIDTH), WIDEN)
+                sent = _arriving(
+                    sent, z, rows, reach, peak, inverse, length, sharp, steps, ITERATIONS
+                )
+            z = _logits(keys, _rows(q, columns, length, q_row, WIDTH), WIDEN)
+            high = tl.load(peak + columns, mask=here, other=0.0)
+            share = tl.load(inverse + columns, mask=here, other=0.0)
+            own = columns[:, None] <= columns[None, :]
+            m = tl.where(own, tl.exp2((z - high[None, :]) * sharp), 0.0)
+            p = tl.load(reach + columns, mask=here, other=0.0)
+            for t in range(ITERATIONS):
+                at = reach + (t + 1) * length + columns
+                p = tl.load(at, mask=here, other=0.0) + tl.sum(m * (share * p)[None, :], 1)
+                p += tl.sum(tl.where(steps == t, sent, 0.0), 1)
+                p = p * (1 - damping) + damping / length
+                tl.store(at, p, mask=here)
+            tl.debug_barrier()  # all threads see what the next part is to read
