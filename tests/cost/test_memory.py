@@ -2,6 +2,9 @@
 
 import mmap
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,50 @@ def test_a_cpu_has_no_device_peak() -> None:
     memory.reset_device_peak(CPU)
     memory.synchronise(CPU)
     assert memory.device_peak_bytes(CPU) is None
+
+
+@dataclass
+class Waited:
+    """A stream; what was asked for is in `of`."""
+
+    of: list[str]
+
+    def synchronize(self) -> None:
+        self.of.append("stream")
+
+
+def test_cuda_is_waited_for_by_stream_and_never_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait for the device breaks what another thread records."""
+    asked: list[str] = []
+    cuda = torch.device("cuda", 1)
+
+    def current(device: torch.device) -> Waited:
+        assert device == cuda
+        return Waited(asked)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", current)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: asked.append("device"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: asked.append("cache"))
+    memory.synchronise(cuda)
+    memory.free_device(cuda)
+    assert asked == ["stream", "cache"]
+
+
+@pytest.mark.parametrize("touch", [memory.synchronise, memory.free_device])
+def test_a_device_is_touched_by_one_thread_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, touch: Callable[[torch.device], None]
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Waited(asked))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: asked.append("cache"))
+    with ThreadPoolExecutor(1) as pool:
+        with memory.device_wide():
+            done = pool.submit(touch, torch.device("cuda", 0))
+            with pytest.raises(TimeoutError):
+                done.result(0.1)
+            assert not asked
+        done.result(10)
+    assert len(asked) == 1
 
 
 @pytest.mark.gpu

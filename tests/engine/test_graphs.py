@@ -161,8 +161,9 @@ def test_graphs_of_four_bit_layers(
     assert ways[2] is not None
     assert ways[2].decoding.recordings == 2
     assert torch.equal(found[2], found[1])
-    # Kernels round their sums differently, and six layers carry it on: 8 bits are few.
-    rough = 1e-4 if dtype == torch.float32 else 4e-2
+    # Kernels round differently and six layers carry it on. Of such a model on a CPU, without NF4:
+    # 0.017 between its two kernels, 0.043 to one that rounds all it can, 0.12 to float32.
+    rough = 1e-4 if dtype == torch.float32 else 6e-2
     assert ((found[1] - found[0]).norm() / found[0].norm()).item() < rough
     if dtype == torch.float32:
         assert answer(model, prompt, "auto").text == answer(model, prompt, "stock").text
