@@ -12,7 +12,7 @@ from .safe import escaped
 
 _LABEL = 15  # columns of the labels on the left
 _LONGEST = 100  # lines longer than this are hard to read on any terminal
-_TIE = "\u00a0"  # holds a number and its unit or name together while lines are wrapped
+TIE = "\u00a0"  # holds a number and its unit or name together while lines are wrapped
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII = "_.:-=+*#"
 
@@ -24,7 +24,7 @@ def cost_lines(answer: Answer, width: int, *, unicode: bool) -> list[tuple[str, 
     for label, text in _rows(answer, room, unicode):
         wrapped = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
         lines += [
-            (label if i == 0 else "", line.replace(_TIE, " ")) for i, line in enumerate(wrapped)
+            (label if i == 0 else "", line.replace(TIE, " ")) for i, line in enumerate(wrapped)
         ]
     return lines
 
@@ -91,11 +91,11 @@ def _frames(answer: Answer) -> str:
 
 def _pictures(answer: Answer) -> str:
     sizes = ", ".join(f"{one.width:,} x {one.height:,}" for one in answer.images)
-    return f"{len(answer.images):,}: {sizes.replace(' ', _TIE).replace(f',{_TIE}', ', ')}"
+    return f"{len(answer.images):,}: {sizes.replace(' ', TIE).replace(f',{TIE}', ', ')}"
 
 
 def _layers(tokens: TokenCounts, room: int, unicode: bool) -> str:
-    mean = f"  mean{_TIE}{tokens.mean_per_layer:,.0f}" if tokens.per_layer else ""
+    mean = f"  mean{TIE}{tokens.mean_per_layer:,.0f}" if tokens.per_layer else ""
     return sparkline(tokens.per_layer, room - len(mean), unicode=unicode) + mean
 
 
@@ -109,9 +109,7 @@ def _seconds(seconds: Seconds) -> str:
     other = total - sum(spent.values())
     if other > 0.02 * total:
         spent["other"] = other
-    return ", ".join(
-        f"{name}{_TIE}{value:.2f}" for name, value in {**spent, "total": total}.items()
-    )
+    return ", ".join(f"{name}{TIE}{value:.2f}" for name, value in {**spent, "total": total}.items())
 
 
 def _speed(answer: Answer) -> str:
@@ -164,15 +162,15 @@ def quantity(value: float, unit: str) -> str:
     """With a decimal prefix, three figures and a tie between: 2.31 TFLOP."""
     for prefix in ("", "k", "M", "G", "T"):
         if abs(value) < 999.5:
-            return f"{value:.3g}{_TIE}{prefix}{unit}"
+            return f"{value:.3g}{TIE}{prefix}{unit}"
         value /= 1000
-    return f"{value:.3g}{_TIE}P{unit}"
+    return f"{value:.3g}{TIE}P{unit}"
 
 
 def size(count: float) -> str:
     """Bytes with a binary prefix and a tie between: 6.1 GiB."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
-            return f"{count:.{0 if unit == 'B' else 1}f}{_TIE}{unit}"
+            return f"{count:.{0 if unit == 'B' else 1}f}{TIE}{unit}"
         count /= 1024
-    return f"{count:,.1f}{_TIE}GiB"
+    return f"{count:,.1f}{TIE}GiB"

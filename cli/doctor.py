@@ -27,12 +27,12 @@ def doctor(
     device: o.Device = None,
     dtype: o.Dtype = None,
     quantize: o.Quantize = None,
-    as_json: o.Json = False,
+    as_json: o.JsonObject = False,
 ) -> None:
     """Say of installation, device, decoders, cache and model files: in order, or what to do.
 
-    Downloads nothing. Exit 0 if questions can be answered, 5 if the device keeps them from it, 2 if
-    something else does.
+    Downloads nothing. Exit 0 if questions can be answered, 5 if the device
+    keeps them from it, 2 if something else does.
     """
     from tokenreduce.health.checkup import examine, exit_code
     from tokenreduce.health.finding import Asked

@@ -158,6 +158,15 @@ Json = Annotated[
         "Default: the answer as text.",
     ),
 ]
+JsonObject = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        metavar="",
+        rich_help_panel=_OUTPUT,
+        help="One JSON object on stdout, nothing else there. Default: lines for people.",
+    ),
+]
 Quiet = Annotated[
     bool,
     typer.Option(

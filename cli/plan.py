@@ -53,22 +53,25 @@ def plan(
     device: o.Device = None,
     dtype: o.Dtype = None,
     quantize: o.Quantize = None,
+    offline: o.Offline = None,
     max_new_tokens: o.MaxNewTokens = None,
     vram: Annotated[
         str | None,
         typer.Option(
             "--vram",
             metavar="SIZE",
-            help="Say what fits into this much: 12GiB, 8GB, 12 (GiB); without a card here, a card "
-            "of that size is planned for. Default: what is free on the card that is here.",
+            help="Say what fits into this much: 12GiB, 8GB, 12 (GiB), or auto for what is free on "
+            "the card; without a card here, one of that size is planned for. Default: auto where "
+            "there is a card, else no limit.",
         ),
     ] = None,
-    as_json: o.Json = False,
+    as_json: o.JsonObject = False,
 ) -> None:
     """Say what a run would look at, compute and take, and which presets fit; nothing is loaded.
 
-    From the model's configuration and the file's headers. Every preset is listed, the one that is
-    named or balanced is told in full. Memory and seconds are predictions.
+    From the model's configuration and the file's headers. Every preset is
+    listed; the one that is named, or balanced, is told in full. Memory and
+    seconds are predictions. Exit 0, whatever fits.
     """
     given = dict(locals())
     from .settings import SETTINGS, resolve
@@ -89,12 +92,9 @@ def plan(
     if as_json:
         render.json_object(look.to_json(found))
         return
-    from .plan_view import loose, table
-
     look.show(found[: len(told)])
     if len(found) > 1:
-        render.line()
-        render.columns([tuple(map(loose, row)) for row in table(found)])
+        look.listed(found)
 
 
 class _Look:
@@ -123,7 +123,7 @@ class _Look:
         from tokenreduce.video.decoder import Decoder
         from tokenreduce.video.types import Limits
 
-        spec, builtin = planned_spec(values["model"], values["revision"])
+        spec, builtin = planned_spec(values["model"], values["revision"], offline=values["offline"])
         size = values["vram"] if isinstance(values["vram"], int) else None
         where = placed_for(spec, values["device"], values["dtype"], values["quantize"], size)
         room = room_for(where, values["vram"])
@@ -165,13 +165,13 @@ class _Look:
             "device": str(self._where.device),
             "dtype": str(self._where.dtype).removeprefix("torch."),
             "quantize": self._where.quantize,
-            "limit": None if self._room is None else self._room.limit_bytes,
+            "limit": self._limit,
             "plans": [one.to_json() for one in found],
         }
 
     def show(self, found: Sequence[Forecast | Refused]) -> None:
         """What is planned for, and the first presets in full."""
-        from .plan_view import details, loose
+        from .plan_view import details
 
         where, facts = self._where, self._subject.facts
         dtype = str(where.dtype).removeprefix("torch.")
@@ -186,17 +186,31 @@ class _Look:
         for one in found:
             rows += [
                 ("", ""),
-                *details(one, self._room is not None, pictures=bool(self._subject.images)),
+                *details(one, self._limit, pictures=bool(self._subject.images)),
             ]
         width = max(len(label) for label, _ in rows)
         for label, text in rows:
-            render.columns([(f"{label:<{width}}", loose(text))])
+            render.columns([(f"{label:<{width}}", text)], tied=True)
+
+    def listed(self, found: Sequence[Forecast | Refused]) -> None:
+        """Every preset in a line."""
+        from .plan_view import table
+
+        render.line()
+        render.columns(table(found, self._limit), tied=True)
+
+    @property
+    def _limit(self) -> int | None:
+        return None if self._room is None else self._room.limit_bytes
 
     def _device(self) -> str:
+        from .cost import size
+
         kind = str(self._where.device)
         if self._room is None:
             return kind
-        return f"{kind}, {self._room.named}"
+        told = f"{kind}, {self._room.named}"
+        return f"{told}: {size(max(0, self._room.limit_bytes))} for tensors, 3 % to be left free"
 
 
 _OF_PICTURES = ("budget", "keep", "mean_budget", "method", "newlines")

@@ -9,19 +9,28 @@ from tokenreduce.forecast import Forecast, Refused
 
 from .cost import against, quantity, size
 
-_STAGES = {"load": "loading", "encode": "encoding", "reduce": "merging"}
+_STAGES = {"load": "loading", "encode": "encoding", "reduce": "merging", "decode": "answering"}
+_ALWAYS = ("weights", "workspace")  # parts of every stage
 
 
-def details(one: Forecast | Refused, judged: bool, *, pictures: bool) -> Iterator[tuple[str, str]]:
+def details(
+    one: Forecast | Refused, limit: int | None, *, pictures: bool
+) -> Iterator[tuple[str, str]]:
+    """limit: bytes of tensors that there is room for; None where nothing limits them."""
     if isinstance(one, Refused):
         yield "preset", f"{one.preset}: cannot be used: {one.why}"
         return
     last, flops = one.per_layer[-1], one.flops
     peak, fullest = one.found.peak_bytes, one.found.fullest
     yield "preset", f"{one.preset}: {one.method}"
+    short = (
+        ""
+        if one.frames == one.requested
+        else f" of {one.requested:,} asked for: the file has no more"
+    )
     yield (
         "pictures" if pictures else "frames",
-        f"{one.frames:,}, {one.batch} at a time in the tower",
+        f"{one.frames:,}{short}, {one.batch} at a time in the tower",
     )
     yield (
         "visual tokens",
@@ -36,18 +45,16 @@ def details(one: Forecast | Refused, judged: bool, *, pictures: bool) -> Iterato
     yield "KV cache", size(one.kv_bytes)
     parts = ", ".join(f"{name} {size(count)}" for name, count in fullest.parts)
     yield "peak memory", f"{size(peak)} predicted, {_while(fullest.name)}: {parts}"
-    others = [stage for stage in one.found.stages if stage is not fullest]
-    yield "", ", ".join(f"{_while(stage.name)} {size(stage.total)}" for stage in others)
+    for stage in one.found.stages:
+        if stage is not fullest:
+            own = [f"{name} {size(count)}" for name, count in stage.parts if name not in _ALWAYS]
+            beside = f", of which {', '.join(own)}" if own else ""
+            yield "", f"{_while(stage.name)} {size(stage.total)}{beside}"
     if one.found.driver_bytes:
         yield "", f"and about {size(one.found.driver_bytes)} for the driver, beside it"
-    if judged:
-        yield "fits", _fits(one)
+    if limit is not None:
+        yield "fits", _fits(one, limit)
     yield "seconds", _seconds(one)
-
-
-def loose(text: str) -> str:
-    """With plain spaces before units: this may go into a file."""
-    return text.replace("\u00a0", " ")
 
 
 def _while(stage: str) -> str:
@@ -64,19 +71,25 @@ def _seconds(one: Forecast) -> str:
     )
 
 
-def _fits(one: Forecast) -> str:
+def _fits(one: Forecast, limit: int | None) -> str:
+    """limit: bytes of tensors that there is room for."""
     if one.fits:
         return "yes"
-    return f"no; {' or '.join(one.offers)} would" if one.offers else "no, whatever is lowered"
+    if one.offers:
+        return f"no; {' or '.join(one.offers)} would"
+    weights = dict(one.found.fullest.parts)["weights"]
+    if limit is not None and weights > limit:
+        return f"no: the weights alone take {size(weights)}"
+    return "no, whatever is lowered"
 
 
-def table(found: Sequence[Forecast | Refused]) -> Iterator[tuple[str, ...]]:
+def table(found: Sequence[Forecast | Refused], limit: int | None) -> Iterator[tuple[str, ...]]:
     """Every preset in a line."""
-    judged = any(not isinstance(one, Refused) and one.fits is not None for one in found)
-    yield ("preset", "frames", "tokens", "prefill", "peak", *(["fits"] if judged else []))
+    last = "fits" if limit is not None else ""
+    yield ("preset", "frames", "tokens", "prefill", "peak", last)
     for one in found:
         if isinstance(one, Refused):
-            yield (one.preset, "-", "-", "-", "-", *([f"no: {one.why}"] if judged else []))
+            yield (one.preset, "-", "-", "-", "-", f"cannot be used: {one.why}")
             continue
         flops = one.flops
         whole = quantity(flops.vision + flops.llm + flops.overhead, "FLOP")
@@ -86,5 +99,5 @@ def table(found: Sequence[Forecast | Refused]) -> Iterator[tuple[str, ...]]:
             f"{one.merged:,}",
             whole,
             size(one.found.peak_bytes),
-            *([_fits(one)] if judged else []),
+            "" if limit is None else _fits(one, limit),
         )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from tokenreduce.errors import TokenReduceError
 from tokenreduce.result import Answer
 
-from .cost import cost_lines, laid_out
+from .cost import TIE, cost_lines, laid_out
 from .safe import Cleaner, draws_unicode, escaped
 
 if TYPE_CHECKING:
@@ -61,15 +61,18 @@ def data() -> Iterator[BinaryIO]:
         sys.stdout.buffer.flush()
 
 
-def columns(rows: Iterable[Sequence[str]]) -> None:
-    """Rows on stdout, each column as wide as its widest cell; the last is wrapped on a terminal."""
+def columns(rows: Iterable[Sequence[str]], *, tied: bool = False) -> None:
+    """Rows on stdout, each column as wide as its widest cell; the last is wrapped on a terminal.
+
+    tied: `cost.TIE` holds a number and its unit together there, and is written as a space.
+    """
     safe = [[escaped(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in safe) for i in range(len(safe[0]))] if safe else []
     _encodable()
     for row in safe:
         cells = [f"{cell:<{width}}" for cell, width in zip(row[:-1], widths[:-1], strict=True)]
         for text in _wrapped("".join(f"{cell}  " for cell in cells), row[-1]):
-            _put(text.rstrip() + "\n")
+            _put((text.replace(TIE, " ") if tied else text).rstrip() + "\n")
 
 
 def _wrapped(before: str, last: str) -> list[str]:

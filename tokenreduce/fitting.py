@@ -6,6 +6,7 @@ with what would. Loads no model, decodes nothing and knows no question.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
@@ -54,6 +55,15 @@ class Asked:
     squares: int | None = None
     many: bool = False
 
+    def plan(self, over: Overrides) -> Plan:
+        """With no more frames than the file has: `raw` counts the tokens of these alone."""
+        plan = self.planned(over)
+        if plan.pictures:
+            return plan
+        layout, counts = self.spec.layout, range(1, plan.frames + 1)
+        fewer = bisect_left(counts, plan.raw, key=lambda count: layout(count).available)
+        return replace(plan, frames=min(plan.frames, 1 + fewer))
+
     def takes(self, plan: Plan, batch: int) -> Footprint:
         return of_plan(
             self.spec,
@@ -75,7 +85,7 @@ def fitted(asked: Asked, over: Overrides, room: Room, *, lower: bool) -> Fit:
     Raises CapacityError, with what would fit, where nothing does or nothing may be lowered.
     """
     usual = batch_of(asked.placement.device)
-    plan = asked.planned(over)
+    plan = asked.plan(over)
     batch = tower_batch(asked, plan, room)
     changed = () if batch == usual else (f"{usual} frames a batch in the tower -> {batch}",)
     search = _Search(asked, over, room, batch, plan)
@@ -86,7 +96,7 @@ def fitted(asked: Asked, over: Overrides, room: Room, *, lower: bool) -> Fit:
     made = search.lowered()
     if made is None:
         raise CapacityError(search.refusal(found))
-    then = asked.planned(made)
+    then = asked.plan(made)
     return Fit(made, batch, (*changed, *_changes(plan, then)), asked.takes(then, batch))
 
 
@@ -100,7 +110,7 @@ def tower_batch(asked: Asked, plan: Plan, room: Room | None) -> int:
 
 def offers(asked: Asked, over: Overrides, room: Room, batch: int) -> tuple[str, ...]:
     """Settings that would fit, each by itself, as they are given."""
-    return tuple(_Search(asked, over, room, batch, asked.planned(over)).offers())
+    return tuple(_Search(asked, over, room, batch, asked.plan(over)).offers())
 
 
 def _only_tower(found: Footprint) -> Footprint:
@@ -161,11 +171,11 @@ class _Search:
         if offers:
             return f"{what}: {' or '.join(offers)} fits; --fit chooses"
         weights = dict(found.fullest.parts)["weights"]
+        why = f"the weights alone take {shown(weights)}"
+        if weights <= self.room.limit_bytes:
+            why = f"beside {shown(weights)} of weights nothing smaller fits either"
         smaller = "" if self.asked.placement.quantize == "nf4" else "--quantize nf4, "
-        return (
-            f"{what}: the weights alone take {shown(weights)}; use {smaller}a smaller --model or "
-            "a larger device"
-        )
+        return f"{what}: {why}; use {smaller}a smaller --model or a larger device"
 
     def offers(self) -> list[str]:
         """Settings that fit, each by itself."""
@@ -208,7 +218,7 @@ class _Search:
 
     def _fits(self, over: Overrides) -> bool:
         try:
-            return self.room.holds(self.asked.takes(self.asked.planned(over), self.batch))
+            return self.room.holds(self.asked.takes(self.asked.plan(over), self.batch))
         except SettingError:  # so few cannot be
             return False
 

@@ -52,11 +52,13 @@ class Predicted:
 @dataclass(frozen=True)
 class Forecast:
     """Of one preset. per_layer: visual tokens each LLM layer will work on, which begin with what
-    enters the LLM. fits: None where nothing limits the memory; offers: settings that would."""
+    enters the LLM. requested: frames wanted, of which the file has `frames`. fits: None where nothing
+    limits the memory; offers: settings that would."""
 
     preset: str
     method: str
     frames: int
+    requested: int
     raw: int
     per_layer: tuple[int, ...]
     text: int
@@ -82,6 +84,7 @@ class Forecast:
             "preset": self.preset,
             "method": self.method,
             "frames": self.frames,
+            "requested": self.requested,
             "tokens": {
                 "raw": self.raw,
                 "merged": self.merged,
@@ -148,9 +151,9 @@ def forecast(
     asked = asked_of(wanted, subject, (), spec, where)
     name = wanted.preset.name if isinstance(wanted.preset, Preset) else wanted.preset
     try:
-        plan = asked.planned(wanted.over)
+        plan = asked.plan(wanted.over)
         text = asked.text_tokens(plan)
-        check_context(plan, spec, 0, plan.raw)
+        check_context(plan, spec, text, plan.raw)
         per_layer = layers_of(plan)
     except SettingError as error:
         return Refused(name, str(error))
@@ -164,6 +167,7 @@ def forecast(
         preset=name,
         method=plan.label,
         frames=plan.frames,
+        requested=asked.planned(wanted.over).frames,
         raw=plan.raw,
         per_layer=per_layer,
         text=text,
@@ -173,15 +177,15 @@ def forecast(
         found=found,
         fits=fits,
         offers=offers(asked, wanted.over, room, batch) if room and fits is False else (),
-        seconds=_seconds(spec, where, plan, flops, folder),
+        seconds=None if plan.pictures else _seconds(spec, where, plan.frames, flops, folder),
     )
 
 
 def _before_llm(
     spec: ModelSpec, plan: Plan, per_layer: tuple[int, ...], text: int
 ) -> tuple[tuple[Through, ...], Cost]:
-    """How frames will go through a tower in which tokens leave, and what reducing computes, there,
-    after it and in the LLM."""
+    """How frames will go through a tower in which tokens leave, and what reducing computes,
+    there, after it and in the LLM."""
     visual = per_layer[0]
     own = overhead.inside_llm(plan.prunes_for(visual), spec.text, per_layer, text)
     if plan.within is None or visual == plan.raw:
@@ -205,16 +209,16 @@ def _before_llm(
 
 
 def _seconds(
-    spec: ModelSpec, where: Placement, plan: Plan, flops: Flops, folder: Path | None
+    spec: ModelSpec, where: Placement, frames: int, flops: Flops, folder: Path | None
 ) -> Predicted | None:
     machine = machine_of(where.device, where.dtype)
-    if folder is None or machine is None or plan.pictures:
+    if folder is None or machine is None:
         return None
     known: Speed | None = speed(folder, key_of(spec.name, machine, where.quantize))
     if known is None:
         return None
     return Predicted(
-        known.decode * plan.frames,
+        known.decode * frames,
         known.vision * flops.vision / 1e12,
         known.llm * (flops.llm + flops.overhead) / 1e12,
     )

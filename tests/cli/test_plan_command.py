@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -115,6 +117,7 @@ def test_pictures_are_planned_for(run: Run, tmp_path: Path) -> None:
         (["{video}", "--vram", "12 bananas"], 2, "--vram is '12 bananas'; it must be auto or a"),
         (["{video}", "--vram", "auto", "--device", "cpu"], 5, "--vram auto: there is no card"),
         (["{video}", "--model", "llava-vdieo-7b"], 2, "no model is called 'llava-vdieo-7b'"),
+        (["{video}", "--model", "no/body", "--offline"], 2, "and offline mode is set; run `tok"),
         (["{video}", "-p", "fats"], 2, "no preset 'fats'"),
         (["{video}", "--budget", "5", "--keep", "1/2"], 2, "--budget and --keep both say how"),
     ],
@@ -136,7 +139,56 @@ def test_a_preset_that_cannot_be_is_said_so_and_the_others_go_on(
     found = {one["preset"]: one for one in planned(run, *given)["plans"]}
     assert "reduces nothing before the LLM" in found["none"]["refused"]
     assert found["fast"]["tokens"]["merged"] == 5
-    assert "cannot be used" in run("plan", *given, "-p", "none").stdout
+    for shown in (run("plan", *given, "-p", "none").stdout, run("plan", *given).stdout):
+        assert "cannot be used: none reduces nothing before the LLM" in shown
+
+
+def test_frames_that_the_file_has_not_cost_nothing(run: Run, tiny_video: Path) -> None:
+    given = (str(tiny_video), "--model", "demo")
+    many = planned(run, *given, "--frames", "5000")["plans"][0]
+    assert many["requested"] == 5000
+    assert 1 < many["frames"] < 100
+    all_of_them = planned(run, *given, "--frames", str(many["frames"]))["plans"][0]
+    assert many | {"requested": many["frames"]} == all_of_them
+    told = run("plan", *given, "--frames", "5000").stdout
+    assert f"{many['frames']} of 5,000 asked for: the file has no more" in told
+
+
+def test_the_text_counts_in_the_context_window(run: Run, tiny_video: Path) -> None:
+    given = (str(tiny_video), "-p", "none", "--vram", "80GiB", "--max-new-tokens")
+    left = 32_768 - planned(run, *given, "1")["plans"][0]["tokens"]["merged"]
+    (one, *_) = planned(run, *given, str(left - 10))["plans"]
+    assert "answer tokens exceed the 32768" in one["refused"]
+
+
+def test_what_no_setting_mends_is_said(run: Run, tiny_video: Path) -> None:
+    given = ("plan", str(tiny_video), "-p", "fast", "--vram")
+    assert "fits           no: the weights alone take 5.9 GiB" in run(*given, "6").stdout
+    assert "fits           no, whatever is lowered" in run(*given, "6.5").stdout
+
+
+def test_a_number_and_its_unit_stay_on_one_line(
+    part: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "50")
+    part("render").columns([("label", "x" * 36 + " 6.4\u00a0GiB")], tied=True)
+    assert capsys.readouterr().out.splitlines() == ["label  " + "x" * 36, " " * 7 + "6.4 GiB"]
+
+
+def test_what_would_fit_fits_and_one_more_does_not(run: Run, tiny_video: Path) -> None:
+    given, whole = (str(tiny_video), "--vram", "8GiB", "-p", "aim"), ("--budget", "12000")
+    one = planned(run, *given, *whole)["plans"][0]
+    assert not one["fits"]
+    assert [offer.split()[0] for offer in one["would_fit"]] == ["--budget", "--frames"]
+    for offer in one["would_fit"]:
+        flag, count = offer.split()
+        for number, fits in ((int(count), True), (int(count) + 1, False)):
+            rest = () if flag == "--budget" else whole
+            again = planned(run, *given, *rest, flag, str(number))
+            assert again["plans"][0]["fits"] is fits
 
 
 def test_what_is_built_in_is_what_the_files_say() -> None:

@@ -171,6 +171,8 @@ def test_where_nothing_fits_the_weights_are_named(lower: bool) -> None:
         fitted(asked(quantize="none"), Overrides(), room(8), lower=lower)
     with pytest.raises(CapacityError, match="use a smaller --model or a larger device"):
         fitted(asked(), Overrides(), room(4), lower=lower)
+    with pytest.raises(CapacityError, match=r"beside 5\.9 GiB of weights nothing smaller fits"):
+        fitted(asked(), Overrides(), room(6), lower=lower)
 
 
 def test_halves() -> None:

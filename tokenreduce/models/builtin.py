@@ -90,12 +90,14 @@ def builtin(alias: str) -> ModelSpec | None:
     return family_of(hub_id, config).read_spec(hub_id, config, {})
 
 
-def planned_spec(name: str, revision: str | None = None) -> tuple[ModelSpec, bool]:
+def planned_spec(
+    name: str, revision: str | None = None, *, offline: bool = False
+) -> tuple[ModelSpec, bool]:
     """The ModelSpec of a name, and whether it is built in: from the model's own file if that is on
     this machine, else as built in, else with a download of its two small files. Raises SettingError
     for a name that stands for nothing, ModelError for a configuration that cannot be had or used.
     """
-    source = resolve(name, revision)
+    source = resolve(name, revision, offline=offline)
     if source.folder is None and source.revision is None and cached(source) is None:
         for alias in ALIASES.values():
             if alias.hub_id is not None and alias.hub_id == source.hub_id:
