@@ -151,20 +151,23 @@ def test_graphs_give_the_tokens_of_stock_in_float32(
 def test_graphs_of_four_bit_layers(
     quantised: Callable[..., Any], make_prompt: MakePrompt, dtype: torch.dtype
 ) -> None:
-    """Replayed is computed, bit for bit; and stock within what its other kernel rounds to."""
-    model, found = quantised(dtype, CUDA), list[Tensor]()
+    """Replayed is computed, bit for bit, by SDPA and by the kernels of this project; and stock
+    within what its other kernel rounds to."""
+    split_attention = pytest.importorskip(
+        "tokenreduce.engine.split_attention", exc_type=ImportError
+    )
+    model = quantised(dtype, CUDA)
     prompt = placed(make_prompt(700, range(6, 690), width=64), dtype)
-    recorder = CudaGraphs.on(CUDA)
-    ways = (None, Stepper(slots=24), Stepper(recorder, slots=24))
-    for steps in ways:
-        found.append(logits(model, prompt, steps))
-    assert ways[2] is not None
-    assert ways[2].decoding.recordings == 2
-    assert torch.equal(found[2], found[1])
+    stock, recorder = logits(model, prompt, None), CudaGraphs.on(CUDA)
     # Kernels round differently and six layers carry it on. Of such a model on a CPU, without NF4:
     # 0.017 between its two kernels, 0.043 to one that rounds all it can, 0.12 to float32.
     rough = 1e-4 if dtype == torch.float32 else 6e-2
-    assert ((found[1] - found[0]).norm() / found[0].norm()).item() < rough
+    for attend in (None, split_attention.attend_proven):
+        recorded = Stepper(recorder, slots=24, attend=attend)
+        computed = logits(model, prompt, Stepper(slots=24, attend=attend))
+        assert torch.equal(logits(model, prompt, recorded), computed)
+        assert (recorded.decoding.recordings, recorded.decoding.because) == (2, "")
+        assert ((computed - stock).norm() / stock.norm()).item() < rough
     if dtype == torch.float32:
         assert answer(model, prompt, "auto").text == answer(model, prompt, "stock").text
 

@@ -22,7 +22,7 @@ RAMP = (Prune(AimPrune(), Ramp(Fraction(1, 3), Fraction(1))),)
 
 
 def enabled() -> bool:
-    return bool(torch.backends.cuda.cudnn_sdp_enabled())  # type: ignore[no-untyped-call]
+    return bool(torch.backends.cuda.cudnn_sdp_enabled())
 
 
 def broken_off() -> None:
