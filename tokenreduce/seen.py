@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tokenreduce.budget import Layout
-from tokenreduce.tokens import Attention, Tokens
+from tokenreduce.tokens import Attention, Tokens, marked
 
 T = TypeVar("T")
 
@@ -163,8 +163,8 @@ class Seen:
         """int64 (l - n,): positions of the attention that are not visual."""
         attention, visual = self.need_attention()
         rest = torch.ones(attention.length, dtype=torch.bool, device=visual.device)
-        rest[visual] = False
-        return rest.nonzero().squeeze(1)
+        rest.index_fill_(0, visual, False)
+        return marked(rest, attention.length - visual.shape[0])
 
     @cached_property
     def salience(self) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenreduce.seen import Seen
-from tokenreduce.tokens import Affinity, Split, Tokens
+from tokenreduce.tokens import Affinity, Split, Tokens, add_rows
 from tokenreduce.work import Cost, Sizes, attending
 
 _BLOCK = 2048
@@ -44,7 +44,7 @@ def attention_of_last(seen: Seen) -> Tensor:
     """float32 (b, n): what each visual token gets of the last position's attention, averaged over
     query heads. The rank of FastV (arXiv 2403.06764) and PyramidDrop (arXiv 2410.17247)."""
     attention, visual = seen.need_attention()
-    last = visual.new_tensor([attention.length - 1])
+    last = torch.arange(attention.length - 1, attention.length, device=visual.device)
     return attention.weights(last).mean(dim=1)[:, 0].index_select(1, visual)
 
 
@@ -151,7 +151,7 @@ def _mixed(
         share = (affinity.weight[:, :, i] * weight.gather(1, split.drop)).flatten()
         for part in torch.arange(source.shape[0], device=x.device).split(_BLOCK):
             given = every.index_select(0, source[part]).float().mul_(share[part].unsqueeze(-1))
-            total.index_add_(0, target[part], given)
+            add_rows(total, target[part], given)
     total.div_(count.flatten()[at].unsqueeze(-1))
     x.index_copy_(0, at, total.to(x.dtype))
     return replace(kept, size=size)

@@ -211,8 +211,10 @@ class Affinity:
     def total(self, m: int) -> Tensor:
         """float32 (b, m): the weights that arrive at each kept token."""
         b = self.target.shape[0]
-        out = torch.zeros(b, m, device=self.weight.device)
-        return out.scatter_add_(1, self.target.flatten(1), self.weight.flatten(1))
+        row = torch.arange(b, device=self.target.device).unsqueeze(1) * m
+        out = torch.zeros(b * m, device=self.weight.device)
+        index = (self.target.flatten(1) + row).flatten()
+        return add_rows(out, index, self.weight.flatten()).view(b, m)
 
     def into(self, values: Tensor, m: int) -> Tensor:
         """float32 (b, m, e): for each kept token the weighted sum of values (b, n - m, e)."""
@@ -223,5 +225,23 @@ class Affinity:
         for i in range(t):  # few targets, many channels: one pass each needs no (t, e) copies
             index = (self.target[:, :, i] + row).flatten()
             weighted = values.float() * self.weight[:, :, i : i + 1]
-            out.index_add_(0, index, weighted.reshape(b * dropped, e))
+            add_rows(out, index, weighted.reshape(b * dropped, e))
         return out.view(b, m, e)
+
+
+def add_rows(total: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    """`total` (n, ...), to whose row index[i] rows[i] was added in place, in the same order in
+    every run: index int64 (r,), rows (r, ...) of total's dtype.
+
+    On a GPU index_add_ adds atomically, in whatever order its threads come, and sums of floating
+    point differ by it; index_put_ sorts by index first.
+    """
+    if total.device.type == "cpu":
+        return total.index_add_(0, index, rows)
+    return total.index_put_((index,), rows, accumulate=True)
+
+
+def marked(mask: Tensor, count: int) -> Tensor:
+    """int64 (..., count), ascending: where each row of mask bool (..., n) is true, as often as the
+    caller knows it to be. Unlike nonzero, this does not wait for a GPU to count."""
+    return mask.byte().argsort(dim=-1, descending=True, stable=True)[..., :count]

@@ -18,7 +18,7 @@ from tokenreduce.budget import Layout
 from tokenreduce.errors import ModelError
 from tokenreduce.paradigm import Choice, Method, choose
 from tokenreduce.seen import Seen
-from tokenreduce.tokens import Attention, Tokens
+from tokenreduce.tokens import Attention, Tokens, marked
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,13 @@ class Standing:
     def after(self, left: Tokens) -> tuple[Standing, Tensor]:
         """With only the tokens `left` and all text; and which of the positions (l',) int64 stay.
 
-        Raises ValueError if `left` has places that were not there.
+        Raises ValueError, on a CPU, if `left` has places that were not there.
         """
-        kept_visual = _indices(left.place[0], self.tokens.place[0])
-        stays = torch.ones(self.length, dtype=torch.bool, device=self.visual.device)
-        stays[self.visual] = False
-        stays[self.visual[kept_visual]] = True
-        kept = stays.nonzero().squeeze(1)
-        at = _indices(self.visual[kept_visual], kept)
+        visual = self.visual[_indices(left.place[0], self.tokens.place[0])]
+        stays = torch.ones(self.length, dtype=torch.bool, device=visual.device)
+        stays.index_fill_(0, self.visual, False).index_fill_(0, visual, True)
+        kept = marked(stays, self.length - self.visual.shape[0] + visual.shape[0])
+        at = torch.searchsorted(kept, visual)
         return Standing(left, at, kept.shape[0]), kept
 
 
@@ -125,10 +124,13 @@ class Chooser:
 
 
 def _indices(of: Tensor, among: Tensor) -> Tensor:
-    """Where each of the ascending numbers `of` stands in the ascending numbers `among`."""
-    if of.shape[0] == 0:
-        return of
+    """Where each of the ascending numbers `of` stands in the ascending numbers `among`.
+
+    Checked on a CPU alone: a GPU would be waited for in every pruned layer.
+    """
     index = torch.searchsorted(among, of.contiguous())
+    if of.device.type != "cpu" or of.shape[0] == 0:
+        return index
     if index[-1] >= among.shape[0] or bool((among[index] != of).any()):
         raise ValueError("a method returned tokens in places that it was not given")
     return index

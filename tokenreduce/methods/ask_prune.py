@@ -31,7 +31,8 @@ class AskPrune:
 
     def filter(self, seen: Seen, keep: int) -> Split:
         attention, visual = seen.need_attention()
-        asking = seen.text[seen.text > visual[-1]]
+        text = seen.text
+        asking = text[text > visual[-1]]
         return Split.of_score(attention.received(asking)[:, visual], keep)
 
     def work(self, sizes: Sizes, keep: int) -> Cost:

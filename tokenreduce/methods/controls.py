@@ -35,9 +35,9 @@ class Uniform:
     def filter(self, seen: Seen, keep: int) -> Split:
         b, n = seen.tokens.size.shape
         # The middle of each of `keep` equal parts, so that neither end of the row is favoured.
-        middle = [(2 * i + 1) * n // (2 * keep) for i in range(keep)]
-        index = torch.tensor(middle, dtype=torch.int64, device=seen.tokens.place.device)
-        return Split.of_keep(index.expand(b, keep), n)
+        part = torch.arange(keep, device=seen.tokens.place.device)
+        middle = (2 * part + 1) * n // (2 * max(1, keep))
+        return Split.of_keep(middle.expand(b, keep), n)
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,8 @@ class DriftMerge:
     def _blocks(self, frame: Tensor) -> Iterator[tuple[int, int, int]]:
         """Whole frames, `_BLOCK` tokens of them unless one has more: where the frames in reach of
         the first begin, where it begins, and where the last ends."""
-        there, counts = (part.tolist() for part in frame.unique_consecutive(return_counts=True))
+        found = frame.cpu().unique_consecutive(return_counts=True)  # a GPU is waited for once
+        there, counts = (part.tolist() for part in found)
         ends = list(accumulate(counts, initial=0))
         first = 0
         for i in range(len(there)):

@@ -82,9 +82,10 @@ class FiCoCoL:
         one attends, so each pair is looked at once, but for those amid a block."""
         looks, kept = _looks(seen), split.keep[0].contiguous()
         block = seen.need_attention()[0].rows_within()
-        for part in split.drop[0].split(block):
+        before = torch.searchsorted(kept, split.drop[0].contiguous()).cpu()  # kept ones before each
+        for part, reach in zip(split.drop[0].split(block), before.split(block), strict=True):
             through = looks.text[:, part].T @ looks.text[:, kept] / max(1, looks.text.shape[0])
-            first, last = torch.searchsorted(kept, part[[0, -1]]).tolist()
+            first, last = int(reach[0]), int(reach[-1])
             between = torch.zeros_like(through)
             between[:, :last] += _between(seen, part, kept[:last])
             between[:, first:] += _between(seen, kept[first:], part).T
@@ -126,12 +127,13 @@ def _look(seen: Seen) -> _Looks:
     attention, visual = seen.need_attention()
     n, block = visual.shape[0], attention.rows_within()
     image, totals = torch.zeros(attention.length, device=visual.device), []
-    for part in visual.split(block):
-        past = torch.arange(int(part[-1]) + 1, device=visual.device)
+    for part, end in zip(visual.split(block), visual.cpu().split(block), strict=True):
+        past = torch.arange(int(end[-1]) + 1, device=visual.device)
         z = attention.logits(part, past)[0]
         totals.append(z.logsumexp(dim=2))
         image[: past.shape[0]] += z.sub_(totals[-1].unsqueeze(2)).exp_().mean(dim=0).sum(dim=0)
-    after = seen.text[seen.text > visual[0]]  # the text that can see an image, at least in part
+    text = seen.text
+    after = text[text > visual[0]]  # the text that can see an image, at least in part
     rows = [attention.weights(t).mean(dim=1)[0, :, visual] for t in after.split(block)]
     return _Looks(image[visual] / n, torch.cat(rows), torch.cat(totals, dim=1))
 

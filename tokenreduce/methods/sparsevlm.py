@@ -20,7 +20,7 @@ from tokenreduce.paradigm import Site
 from tokenreduce.schedule import Levels, Schedule
 from tokenreduce.seen import Need, Seen
 from tokenreduce.steps import mean_into, once
-from tokenreduce.tokens import Affinity, Split, Tokens
+from tokenreduce.tokens import Affinity, Split, Tokens, marked
 from tokenreduce.work import Cost, Sizes, attending
 
 _AT_ONCE = 1024
@@ -79,13 +79,13 @@ class SparseVLM:
 
     def correlate(self, seen: Seen, split: Split) -> Affinity:
         """Each recycled token goes to the nearest centre, the first on a tie."""
-        b, m = split.keep.shape
+        m = split.keep.shape[1]
         s, r = self.counts(seen.tokens.count, m)
         if m == s:
             return Affinity.nowhere(split)
         rank = by_rating(seen).argsort(dim=1)
-        held = (rank.gather(1, split.keep) >= s).nonzero()[:, 1].view(b, m - s)
-        freed = (rank.gather(1, split.drop) < s + r).nonzero()[:, 1].view(b, r - (m - s))
+        held = marked(rank.gather(1, split.keep) >= s, m - s)
+        freed = marked(rank.gather(1, split.drop) < s + r, r - (m - s))
         middle = seen.tokens.take(split.keep.gather(1, held)).x
         members = seen.tokens.take(split.drop.gather(1, freed)).x
         nearest = held.gather(1, distances(members, middle).argmin(dim=2))

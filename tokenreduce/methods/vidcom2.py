@@ -21,7 +21,7 @@ from tokenreduce.paradigm import Site
 from tokenreduce.schedule import Schedule
 from tokenreduce.seen import Need, Seen, located, unit_length
 from tokenreduce.steps import nowhere, once, prune
-from tokenreduce.tokens import Split
+from tokenreduce.tokens import Split, add_rows
 from tokenreduce.work import Cost, Sizes
 
 _AT_ONCE = 4096
@@ -80,7 +80,7 @@ class VidCom2:
     def similarity(self, x: Tensor, frame: Tensor, frames: int) -> tuple[Tensor, Tensor]:
         """float32 (n,) each: of the tokens x (n, d) to the mean of all and of their frame."""
         unit = unit_length(x[:, self.steady(x)])
-        mean = unit.new_zeros(frames, unit.shape[1]).index_add_(0, frame, unit)
+        mean = add_rows(unit.new_zeros(frames, unit.shape[1]), frame, unit)
         mean /= frame.bincount(minlength=frames).unsqueeze(1)
         video, own = [], []
         for part, of in zip(unit.split(_AT_ONCE), frame.split(_AT_ONCE), strict=True):
@@ -103,7 +103,7 @@ class VidCom2:
 
     def scales(self, video: Tensor, frame: Tensor, frames: int) -> Tensor:
         """float32 (frames,): 1 + sigma - 1/F, what a frame gets of an even share."""
-        total = video.new_zeros(frames).index_add_(0, frame, video)
+        total = add_rows(video.new_zeros(frames), frame, video)
         alike = total / frame.bincount(minlength=frames)
         return 1 + (-alike / self.temperature).softmax(dim=0) - 1 / frames
 
