@@ -201,16 +201,16 @@ class _Look:
 
     @property
     def _limit(self) -> int | None:
-        return None if self._room is None else self._room.limit_bytes
+        return None if self._room is None else max(0, self._room.limit_bytes)
 
     def _device(self) -> str:
         from .cost import size
 
         kind = str(self._where.device)
-        if self._room is None:
+        if self._room is None or self._limit is None:
             return kind
         told = f"{kind}, {self._room.named}"
-        return f"{told}: {size(max(0, self._room.limit_bytes))} for tensors, 3 % to be left free"
+        return f"{told}: {size(self._limit)} for tensors, 3 % to be left free"
 
 
 _OF_PICTURES = ("budget", "keep", "mean_budget", "method", "newlines")

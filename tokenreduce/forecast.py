@@ -52,8 +52,8 @@ class Predicted:
 @dataclass(frozen=True)
 class Forecast:
     """Of one preset. per_layer: visual tokens each LLM layer will work on, which begin with what
-    enters the LLM. requested: frames wanted, of which the file has `frames`. fits: None where nothing
-    limits the memory; offers: settings that would."""
+    enters the LLM. requested: frames asked for, of which the file has `frames`. fits: None where
+    nothing limits the memory; offers: settings that would."""
 
     preset: str
     method: str

@@ -196,6 +196,29 @@ def test_an_agent_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) ->
     assert len(made) == 1
 
 
+def test_where_models_lie_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+
+    class Recording:
+        def __init__(self, module: str, environ: Any) -> None: ...
+
+        def send(self, message: Join) -> None:
+            sent.append(message)
+            raise CapacityError("that is enough")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(ray_pool, "find_spec", lambda _: object())
+    monkeypatch.setattr(ray_pool, "Child", Recording)
+    monkeypatch.setenv("TOKENREDUCE_MODELS", "/of/the/driver")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    with pytest.raises(CapacityError, match="enough"):
+        RayPool.join("local", RECIPE, 1, None)
+    environ = sent[0].terms.environ
+    assert environ["TOKENREDUCE_MODELS"] == "/of/the/driver"
+    assert "HF_TOKEN" not in environ
+
+
 def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_pool, "find_spec", lambda _: None)
     with pytest.raises(SettingError, match=r"pip install 'tokenreduce\[ray\]'"):

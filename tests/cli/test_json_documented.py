@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_origin, get_type_hints
 
 import pytest
+from typer.testing import Result
 
 from tokenreduce.batch.rows import Row
+from tokenreduce.health.finding import Finding
 from tokenreduce.result import Answer, ImageFacts
 
 BATCH = "## The rows of a batch"
+PLAN = "## What `plan` foresees"
+DOCTOR = "## What `doctor` finds"
 PAGE = Path(__file__).parents[2] / "docs" / "json.md"
 WORDS: dict[Any, str] = {
     str: "string",
@@ -62,10 +66,49 @@ def test_every_key_is_documented_with_its_type() -> None:
 
 
 def test_every_key_of_a_batch_is_documented(row: Row) -> None:
-    told = documented(PAGE.read_text().split(BATCH)[1])
+    told = documented(PAGE.read_text().split(BATCH)[1].split(PLAN)[0])
     assert sorted(name for name, _ in told) == sorted(set(row.to_json()) - {"question", "answer"})
     words = {str: "string", int: "integer", list: "list of strings", type(None): "object or null"}
     assert told == [(name, words[type(row.to_json()[name])]) for name, _ in told]
+
+
+def kinds(value: dict[str, Any]) -> dict[str, str]:
+    names = {bool: "boolean", int: "integer", str: "string", dict: "object", type(None): "null"}
+    lists = {True: "list of strings", False: "list of objects"}
+    return {
+        key: lists[bool(one) and isinstance(one[0], str)]
+        if isinstance(one, list)
+        else names[type(one)]
+        for key, one in value.items()
+    }
+
+
+def told_of(found: dict[str, Any], listed: list[tuple[str, str]]) -> None:
+    """Each key is documented, and its type is one of those named, an empty list any list."""
+    assert sorted(found) == sorted(name for name, _ in listed)
+    for name, kind in kinds(found).items():
+        told = dict(listed)[name]
+        assert kind in told.split(" or ") or (found[name] == [] and "list" in told)
+
+
+def test_every_key_of_a_plan_is_documented(run: Callable[..., Result], tiny_video: Path) -> None:
+    told = PAGE.read_text().split(PLAN)[1].split(DOCTOR)[0]
+    above, each = map(documented, told.split("Of each preset:"))
+    shown = run("plan", str(tiny_video), "--vram", "7.5", "--budget", "5000", "--json").stdout
+    found = json.loads(shown)
+    told_of(found, above)
+    used = [one for one in found["plans"] if one["refused"] is None]
+    refused = [one for one in found["plans"] if one["refused"] is not None]
+    for one in used:
+        told_of(one, each)
+    assert {frozenset(one) for one in refused} == {frozenset({"preset", "refused"})}
+    assert len(used) + len(refused) == len(found["plans"]) > len(used) > 0
+
+
+def test_every_key_of_the_doctor_is_documented() -> None:
+    listed = documented(PAGE.read_text().split(DOCTOR)[1])
+    assert [name for name, _ in listed[:2]] == ["exit_code", "findings"]
+    assert [name for name, _ in listed[2:]] == [field.name for field in fields(Finding)]
 
 
 def dotted(value: dict[str, Any], before: str = "") -> set[str]:

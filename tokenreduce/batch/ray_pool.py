@@ -39,7 +39,7 @@ JOIN_SECONDS = 120.0
 """For Ray to be imported, and to connect or, of its own, to start."""
 LEAVE_SECONDS = 30.0
 """For actors to be ended and the connection to be closed."""
-_MODELS = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT")
+_MODELS = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "TOKENREDUCE_MODELS")
 """Variables that say where models lie. No secret is among them: Ray sends them in the clear."""
 _ENVIRON = {
     "RAY_USAGE_STATS_ENABLED": "0",  # a Ray that is started here tells nobody that it was
