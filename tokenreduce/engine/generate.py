@@ -75,13 +75,10 @@ def generate(
 
     def prefilled(read: Prefilled) -> None:
         clock.prefilled(read)
-        if not prunes:
-            kernels.enter_context(any_length(device))
+        kernels.enter_context(any_length(device))  # for each token is one more
 
     plan = Plan(prompt, tuple(prunes), sampling.seed, prefilled, stem, steps)
     with torch.no_grad(), _seeded(device, sampling.seed), _offloaded(model), kernels:
-        if prunes:
-            kernels.enter_context(any_length(device))
         ids = model.generate(
             inputs_embeds=prompt.embeds,
             attention_mask=torch.ones(prompt.embeds.shape[:2], dtype=torch.long, device=device),

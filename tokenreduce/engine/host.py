@@ -8,6 +8,7 @@ plan=plan)`. Knows nothing about checkpoints.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -25,6 +26,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from tokenreduce.cost import AFRESH, Reused
 from tokenreduce.engine import prefill
 from tokenreduce.engine.attention import make_observable
+from tokenreduce.engine.kernels import any_length
 from tokenreduce.engine.slots import SlotCache
 from tokenreduce.engine.state import resume, start
 from tokenreduce.engine.types import Plan, Prefilled
@@ -120,7 +122,8 @@ def read_prompt(model: Any, plan: Plan, cache: DynamicCache) -> Prefilled:
     # Where little was new, the old stem does; a new one would stand beside it for a while.
     grows = stem is not None and _MUCH * (begun.position.shape[0] - begun.read) > begun.read
     room = stem.limit_bytes if stem is not None and grows else 0
-    state = prefill.run(stack, begun, cache, plan.prunes, seed=plan.seed, fork_bytes=room)
+    with any_length(begun.embeds.device) if plan.prunes else nullcontext():
+        state = prefill.run(stack, begun, cache, plan.prunes, seed=plan.seed, fork_bytes=room)
     if stem is not None and grows:
         chosen = state.per_layer[-1] < begun.entered or state.visual.shape[0] < begun.entered
         stem = stem.grown(begun.embeds, cache, state.fork, chosen=chosen)
