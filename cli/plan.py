@@ -119,13 +119,15 @@ class _Look:
         from tokenreduce.events import ignore
         from tokenreduce.forecast import placed_for, room_for
         from tokenreduce.models.builtin import planned_spec
+        from tokenreduce.models.load import as_stored
         from tokenreduce.subject import probed, read_stills, told_apart
         from tokenreduce.video.decoder import Decoder
         from tokenreduce.video.types import Limits
 
         spec, builtin = planned_spec(values["model"], values["revision"], offline=values["offline"])
         size = values["vram"] if isinstance(values["vram"], int) else None
-        where = placed_for(spec, values["device"], values["dtype"], values["quantize"], size)
+        quantize = as_stored(values["model"], values["quantize"], values["revision"])
+        where = placed_for(spec, values["device"], values["dtype"], quantize, size)
         room = room_for(where, values["vram"])
         apart, clock = told_apart(files[0] if len(files) == 1 else tuple(files)), Clock(ignore)
         if apart.pictures:

@@ -101,6 +101,19 @@ def test_what_is_told(run: Run, tiny_video: Path) -> None:
     assert any(line.startswith("none ") for line in table)
 
 
+def test_a_folder_of_quantised_weights_is_planned_for_as_that(
+    run: Run, tiny_video: Path, tmp_path: Path
+) -> None:
+    from tokenreduce.models.pull import pull
+
+    pull("demo", nf4=True, to=tmp_path / "q4")
+    given = (str(tiny_video), "--model", str(tmp_path / "q4"), "-p", "fast")
+    assert planned(run, *given)["quantize"] == "nf4"
+    refused = run("plan", *given, "--quantize", "none")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "holds nf4 weights; set nf4 or auto" in refused.stderr
+
+
 def test_pictures_are_planned_for(run: Run, tmp_path: Path) -> None:
     from PIL import Image
 

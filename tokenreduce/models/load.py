@@ -17,6 +17,7 @@ from tokenreduce.models.fetching import weights_folder
 from tokenreduce.models.files import CONFIG, read_json
 from tokenreduce.models.locate import (
     Source,
+    cached,
     complete_here,
     config_folder,
     read_spec,
@@ -105,6 +106,14 @@ def _settled(
     else:
         check_room(source.name, spec, placement.quantize, placement.dtype, placement.device)
     return placement, spec
+
+
+def as_stored(name: str, quantize: str, revision: str | None = None) -> str:
+    """What `quantize` comes to for the files that are on this machine; downloads nothing. Raises
+    SettingError for what they do not hold."""
+    source = resolve(name, revision)
+    folder = source.folder or cached(source)
+    return quantize if folder is None else _as_stored(source, folder, quantize)
 
 
 def _as_stored(source: Source, folder: Path, quantize: str) -> str:
