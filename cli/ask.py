@@ -14,6 +14,7 @@ from . import options_fit as f
 from . import options_seen as s
 from . import render
 from .given import chosen_from
+from .interrupts import at_once
 from .question import to_ask
 from .watch import Watch
 
@@ -82,7 +83,8 @@ def _run(
 ) -> None:
     calm_libraries()
     # Here and not above: torch takes seconds to import, and --help must not wait for it.
-    from .sessions import open_session
+    with at_once():
+        from .sessions import open_session
 
     if len(asked) > 1:  # the last is refused before the first is answered
         from tokenreduce.plan import check_question

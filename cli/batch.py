@@ -17,6 +17,7 @@ from . import options_seen as s
 from . import render
 from .ask import calm_libraries
 from .given import chosen_from
+from .interrupts import at_once
 from .kinds import Number, Text, Whole
 
 _WORKERS = Whole("auto or a whole number of processes", 1, 64)
@@ -93,7 +94,8 @@ def batch(
     if not quiet:
         for note in listing.notes:
             render.warning(note)
-    from .batch_run import Run
+    with at_once():
+        from .batch_run import Run
 
     raise typer.Exit(Run(output, chosen, numbers, quiet=quiet).over(listing, new=new, mix=mix))
 
@@ -101,7 +103,8 @@ def batch(
 def retry(output: str) -> None:
     """Asks the failed rows of an output again, each with the settings it was asked with."""
     calm_libraries()
-    from .batch_retry import retried
+    with at_once():
+        from .batch_retry import retried
 
     raise typer.Exit(retried(output, _numbers(None, None, None, None, None)))
 

@@ -12,7 +12,8 @@ from tokenreduce.batch.rows import id_of
 from tokenreduce.batch.sources import Listing
 
 from . import render
-from .batch_run import FAILURES, INTERRUPTED, NOTHING, TERMINATED, Run
+from .batch_run import FAILURES, NOTHING, TERMINATED, Run
+from .interrupts import INTERRUPTED
 from .settings import resolve
 
 

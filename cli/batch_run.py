@@ -28,13 +28,13 @@ from tokenreduce.video.inputs import shown
 from . import render
 from .batch_view import BatchView
 from .batch_workers import check_device, hired
+from .interrupts import INTERRUPTED
 from .sessions import recipe_of
 from .settings import Chosen
 from .watch import Watch
 
 FAILURES = 3
 NOTHING = 4
-INTERRUPTED = 130
 TERMINATED = 143  # 128 + SIGTERM
 
 

@@ -14,6 +14,7 @@ from . import options_seen as s
 from . import render
 from .ask import calm_libraries
 from .given import chosen_from
+from .interrupts import at_once
 from .lines import lines
 from .talk import Talk
 
@@ -79,7 +80,8 @@ def chat(
     values: dict[str, Any] = {name: one.value for name, one in chosen.items()}
     source = lines()
     # Here and not above: torch takes seconds to import, and --help must not wait for it.
-    from .sessions import open_session
+    with at_once():
+        from .sessions import open_session
 
     with open_session(files, values, many=True) as session:
         if source.typed and not quiet:

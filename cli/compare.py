@@ -17,6 +17,7 @@ from . import options as o
 from . import options_seen as s
 from . import render
 from .ask import calm_libraries
+from .interrupts import at_once
 from .question import parted, read_question
 from .watch import Watch
 
@@ -134,9 +135,10 @@ def compare(
         )
     asked = read_question(question)
     calm_libraries()
-    with Watch(quiet=quiet, stream=False) as watch:
+    with at_once():
         from tokenreduce.compare import compare as run
 
+    with Watch(quiet=quiet, stream=False) as watch:
         found = run(
             files,
             asked,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,10 +22,10 @@ from typer.core import TyperGroup
 from tokenreduce.errors import CapacityError, TokenReduceError
 
 from . import render
+from .interrupts import INTERRUPTED
 
 BAD_INPUT = 2
 NO_CAPACITY = 5
-INTERRUPTED = 130
 READER_GONE = 141  # 128 + SIGPIPE, what a shell reports of any program that ends so
 
 
@@ -53,6 +54,8 @@ class OneLineErrors(TyperGroup):
             code = ended.exit_code
         finally:
             _settle_streams()
+            # Registered last, so called first: all is said, and Ctrl-C need not wait for the rest.
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else 0)

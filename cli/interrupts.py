@@ -1,13 +1,44 @@
-"""Ctrl-C while an answer comes: the answer ends there, and the program goes on."""
+"""Ctrl-C while libraries are imported, and while an answer comes: the first ends the program, the
+other the answer."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 from tokenreduce.events import Event, Started, Text
+
+from . import render
+
+INTERRUPTED = 130
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """While torch is imported, when nothing has begun: Ctrl-C ends the process there and then. As
+    an exception it could be lost, since libraries catch whatever their imports raise, or stop torch
+    half-way."""
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    render.error("interrupted")
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 class Stopper:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import render
+from .interrupts import at_once
 
 if TYPE_CHECKING:
     from tokenreduce.models.pull import Step, Tell
@@ -76,7 +77,8 @@ def pull_model(
     from .ask import calm_libraries
 
     calm_libraries()
-    from tokenreduce.models.pull import pull
+    with at_once():
+        from tokenreduce.models.pull import pull
 
     with _shown() as tell:
         got = pull(name, revision=revision, nf4=nf4, to=None if to is None else Path(to), tell=tell)

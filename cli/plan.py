@@ -14,6 +14,7 @@ from . import options as o
 from . import options_seen as s
 from . import render
 from .ask import calm_libraries
+from .interrupts import at_once
 
 if TYPE_CHECKING:
     from tokenreduce.forecast import Forecast, Refused
@@ -83,6 +84,9 @@ def plan(
     for name in files:
         checked(name)
     calm_libraries()
+    with at_once():
+        import tokenreduce.forecast  # noqa: F401  # and with it torch, for all that comes
+
     told = presets or [values["preset"]]
     from tokenreduce.shipped import preset_names
 

@@ -19,8 +19,8 @@ from tokenreduce.events import Event
 from tokenreduce.result import Answer
 
 from . import render
-from .front import BAD_INPUT, INTERRUPTED, NO_CAPACITY
-from .interrupts import Stopper
+from .front import BAD_INPUT, NO_CAPACITY
+from .interrupts import INTERRUPTED, Stopper
 from .lines import Lines
 from .safe import escaped
 from .transcript import save
