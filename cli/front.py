@@ -32,6 +32,10 @@ READER_GONE = 141  # 128 + SIGPIPE, what a shell reports of any program that end
 class OneLineErrors(TyperGroup):
     """A command group whose failures are one line each. Exceptions that are bugs pass through."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        _flow(self)
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -64,6 +68,14 @@ class OneLineErrors(TyperGroup):
         # Here too: main of typer turns an interrupt and a broken pipe into exit codes of its own.
         with _one_line():
             return super().invoke(ctx)
+
+
+def _flow(command: Any) -> None:
+    """Help as wide as the terminal: typer keeps a docstring's line ends, but for the first lines."""
+    paragraphs = (command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(lines.split()) for lines in paragraphs)
+    for one in getattr(command, "commands", {}).values():
+        _flow(one)
 
 
 @contextmanager

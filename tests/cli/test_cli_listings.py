@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -21,6 +22,18 @@ Run = Callable[..., Result]
 def test_version(run: Run, arguments: list[str]) -> None:
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (0, f"tokenreduce {tokenreduce.__version__}\n")
+
+
+@pytest.mark.parametrize("command", ["compare", "chat", "batch", "plan", "models pull"])
+def test_help_fills_the_terminal(run: Run, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the lines of the docstring are broken: a line ends where the next word has no room."""
+    monkeypatch.setenv("COLUMNS", "70")
+    told = run(*command.split(), "--help").stdout.partition("Usage")[2].partition("╭")[0]
+    lines = [line.strip() for line in told.splitlines()]
+    assert sum(map(bool, lines)) > 3
+    for line, after in itertools.pairwise(lines):
+        if line and after:
+            assert len(line) + 1 + len(after.split()[0]) > 66, (line, after)
 
 
 def test_help_without_arguments(run: Run) -> None:
