@@ -71,7 +71,7 @@ class OneLineErrors(TyperGroup):
 
 
 def _flow(command: Any) -> None:
-    """Help as wide as the terminal: typer keeps a docstring's line ends, but for the first lines."""
+    """Help as wide as the terminal: typer keeps a docstring's line ends, but the first."""
     paragraphs = (command.help or "").split("\n\n")
     command.help = "\n\n".join(" ".join(lines.split()) for lines in paragraphs)
     for one in getattr(command, "commands", {}).values():

@@ -26,7 +26,7 @@ def test_version(run: Run, arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("command", ["compare", "chat", "batch", "plan", "models pull"])
 def test_help_fills_the_terminal(run: Run, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the lines of the docstring are broken: a line ends where the next word has no room."""
+    """However a docstring is broken: a line ends where the next word has no room."""
     monkeypatch.setenv("COLUMNS", "70")
     told = run(*command.split(), "--help").stdout.partition("Usage")[2].partition("╭")[0]
     lines = [line.strip() for line in told.splitlines()]
