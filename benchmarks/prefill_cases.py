@@ -97,7 +97,8 @@ class Timed:
     @property
     def seconds(self) -> float:
         """Of all choices; on CUDA once the device has done its work."""
-        return sum(self.spent) + sum(a.elapsed_time(b) for a, b in self.events) / 1000
+        milliseconds: float = sum(first.elapsed_time(last) for first, last in self.events)
+        return sum(self.spent) + milliseconds / 1000
 
     @property
     def sites(self) -> frozenset[Site]:
