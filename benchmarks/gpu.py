@@ -3,6 +3,7 @@
     python -m benchmarks.gpu                                # everything, under 9 minutes on an H200
     python -m benchmarks.gpu --sections prefill-nf4,decode  # some of it
     python -m benchmarks.gpu --resume                       # what this commit and card lack yet
+    python -m benchmarks.gpu --half --device cpu --sections profile   # what a CPU can be asked
     python -m benchmarks.gpu --tiny --device cpu            # a look without a GPU; means nothing
 
 Most wanted first. Each finished section is written at once to results/gpu.json, in the place of the
@@ -31,7 +32,7 @@ import torch
 
 from benchmarks import gpu_decode, gpu_memory, gpu_prefill, gpu_profile, gpu_rows, gpu_video, record
 from benchmarks.gpu_bench import Bench, NotDone
-from benchmarks.gpu_scale import FULL, TINY, Scale
+from benchmarks.gpu_scale import FULL, HALF, TINY, Scale
 from tokenreduce.errors import SettingError, TokenReduceError
 
 NAME = "gpu"
@@ -90,7 +91,7 @@ def indexed(device: torch.device) -> torch.device:
 
 
 def _scale(options: argparse.Namespace) -> Scale:
-    scale = TINY if options.tiny else FULL
+    scale = TINY if options.tiny else HALF if options.half else FULL
     return scale if options.repeats is None else replace(scale, repeats=options.repeats)
 
 
@@ -105,6 +106,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="alternating rounds (5; tiny: 1)")
     parser.add_argument("--resume", action="store_true", help="skip what is there already")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, a few frames")
+    parser.add_argument(
+        "--half",
+        action="store_true",
+        help="a 0.5B model, 16 frames: for a CPU; rows keep their names",
+    )
     parser.add_argument("--folder", help="for the films; a temporary one by default")
     parser.add_argument("--output", type=Path, help=f"results/{NAME}.json; tiny: none")
     parser.add_argument("--no-save", action="store_true", help="print only")
@@ -112,7 +118,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--stand-in", type=float, default=1.0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.output is None and not options.tiny:  # tiny figures mean nothing
-        options.output = RESULT
+        options.output = RESULT.with_stem(f"{NAME}-half") if options.half else RESULT
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     return options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Scale:
 
 
 FULL = Scale()
+HALF = replace(FULL, model="0.5b", frames=16, repeats=3, steps=32)
+"""For the sections without a film, on a CPU."""
 TINY = Scale(
     model="tiny",
     frames=4,

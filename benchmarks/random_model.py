@@ -53,6 +53,19 @@ CONFIGS: dict[str, Config] = {
         "rms_norm_eps": 1e-6,
         "rope_theta": 1_000_000.0,
     },
+    # Qwen2-0.5B's sizes under the same tower: what a CPU can still be timed with.
+    "0.5b": {
+        **_LAYOUT,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1_000_000.0,
+    },
     # The same kind of model, to run on a CPU in tests.
     "tiny": {
         **_LAYOUT,
