@@ -13,13 +13,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu_bench import Bench
-from benchmarks.gpu_prefill import flops_of
+from benchmarks.gpu_prefill import causal_flops
 from benchmarks.gpu_rows import Figures
 from tokenreduce.models.llava_video import LlavaVideo
 
 Found = tuple[Figures, dict[str, Any]]
 TOP = 12
-_SIDE = {"cuda": 8192, "cpu": 256}
 
 
 def profiles(bench: Bench) -> Found:
@@ -34,7 +33,7 @@ def profiles(bench: Bench) -> Found:
     prefill = read().prefill_seconds
     decode = speak().seconds / (steps - 1)
     floors = {
-        "prefill": flops_of(model, prompt, viewed.prunes) / flops_a_second,
+        "prefill": causal_flops(model, prompt, viewed.prunes) / flops_a_second,
         "decode": step_bytes(model) / bytes_a_second,
     }
     figures: dict[str, float | str] = {}
@@ -53,7 +52,7 @@ def profiles(bench: Bench) -> Found:
 def roofs(bench: Bench) -> tuple[float, float]:
     """FLOPs a second of a large matrix product, and bytes a second of a copy, read and written, as
     measured here: what no kernel of this card will beat by much."""
-    side = _SIDE["cuda" if bench.on_gpu else "cpu"]
+    side = bench.scale.roof
     dtype = torch.bfloat16 if bench.on_gpu else torch.float32
     left = torch.randn(side, side, device=bench.device, dtype=dtype)
     right, out = torch.randn_like(left), torch.empty_like(left)

@@ -10,6 +10,7 @@ class Scale:
     """How large everything is; rows are named after FULL, and TINY has as many of each.
 
     first, long, grid_frames  frames        importance, grid_budgets, long_budget  visual tokens
+    roof                      side of the matrices by which the device's own speed is measured
     short                     all tokens of a layer that the kernel may score no faster
     small_step                visual tokens to which the largest budget is found
     film_seconds, film_size   of the film that is decoded whole; long_film: at 1 frame a second
@@ -30,13 +31,14 @@ class Scale:
     grid_budgets: tuple[int, ...] = (2000, 6000, 12_000)
     batches: tuple[int, int, int] = (8, 16, 32)
     steps: int = 64
+    roof: int = 8192
     film_seconds: float = 120.0
     long_film_seconds: float = 600.0
     film_size: tuple[int, int] = (1280, 720)
 
 
 FULL = Scale()
-HALF = replace(FULL, model="0.5b", frames=16, repeats=3, steps=32)
+HALF = replace(FULL, model="0.5b", frames=16, repeats=3, steps=32, roof=4096)
 """For the sections without a film, on a CPU."""
 TINY = Scale(
     model="tiny",
@@ -53,6 +55,7 @@ TINY = Scale(
     grid_budgets=(20,),
     batches=(1, 2, 4),
     steps=6,
+    roof=256,
     film_seconds=20.0,
     long_film_seconds=20.0,
     film_size=(96, 64),
