@@ -22,8 +22,8 @@ from tokenreduce.batch.recipe import Recipe
 from tokenreduce.cache.digest import of_file
 from tokenreduce.memory import host_free_bytes
 from tokenreduce.models.base import Sampling
+from tokenreduce.occupant import Placing
 from tokenreduce.plan import Overrides
-from tokenreduce.session import Placing
 
 GAIN_SHARE = 0.9
 _PATIENCE_SECONDS = 300.0

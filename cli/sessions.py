@@ -38,9 +38,9 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     from tokenreduce.batch.recipe import Recipe
     from tokenreduce.cache.store import default_folder
     from tokenreduce.models.base import Sampling
+    from tokenreduce.occupant import Placing
     from tokenreduce.plan import Overrides
     from tokenreduce.room import Allowed
-    from tokenreduce.session import Placing
 
     return Recipe.of(
         values["model"],
@@ -74,10 +74,11 @@ def open_session(
     """Nothing is read yet. values: of every setting, by name."""
     from tokenreduce.cache.store import Cache, default_folder
     from tokenreduce.models.base import Sampling
+    from tokenreduce.occupant import Placing
     from tokenreduce.opening import Wanted
     from tokenreduce.plan import Overrides
     from tokenreduce.room import Allowed
-    from tokenreduce.session import Placing, Session
+    from tokenreduce.session import Session
 
     def taken(names: Sequence[str]) -> dict[str, Any]:
         return {name: values[name] for name in names}

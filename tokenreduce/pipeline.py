@@ -14,13 +14,14 @@ from tokenreduce.cache.store import Cache
 from tokenreduce.events import Watcher, ignore
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.moments import Moment
+from tokenreduce.occupant import Placing
 from tokenreduce.opening import Wanted
 from tokenreduce.plan import Overrides, check_question
 from tokenreduce.preset import Preset
 from tokenreduce.replying import reply
 from tokenreduce.result import Answer
 from tokenreduce.room import Allowed
-from tokenreduce.session import Placing, Session
+from tokenreduce.session import Session
 from tokenreduce.subject import FilePath
 from tokenreduce.video.types import DecoderName, Limits, Seek
 

@@ -7,9 +7,8 @@ pay for themselves alone. Knows what happens when, and nothing about how; never 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
 from tokenreduce import memory
 from tokenreduce.cache.store import Cache
@@ -19,14 +18,10 @@ from tokenreduce.events import Watcher, ignore
 from tokenreduce.making_room import Maker, advice
 from tokenreduce.models.base import Stem, VideoModel, never
 from tokenreduce.models.batched import batch_size, in_batches
-from tokenreduce.models.load import check, load, placed, read_spec
-from tokenreduce.models.placement import Placement
-from tokenreduce.models.quantize import Quantize
-from tokenreduce.models.spec import ModelSpec
+from tokenreduce.occupant import Occupant, Placing
 from tokenreduce.opening import Kept, Opened, Wanted, opened
 from tokenreduce.plan import Overrides, Plan, check_context, check_question
 from tokenreduce.preset import Preset
-from tokenreduce.remember import identity
 from tokenreduce.replying import Turn, asked, foreseen, words
 from tokenreduce.result import Answer, Fitted
 from tokenreduce.room import NO_LIMIT, Allowed, room_on
@@ -42,23 +37,6 @@ _TOO_SMALL = (
     "the device's memory does not suffice for this: set a smaller --budget, fewer --frames, or "
     "--quantize nf4"
 )
-
-
-@dataclass(frozen=True)
-class Placing:
-    """Where and how a model is loaded, as `models.load.load` takes it."""
-
-    revision: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    quantize: str = "auto"
-    offline: bool = False
-    device_map: str = "none"
-
-    @property
-    def told(self) -> dict[str, str]:
-        """What of it the bits of a video's tokens may depend on."""
-        return {name: value for name, value in asdict(self).items() if name != "offline"}
 
 
 class Session:
@@ -102,9 +80,9 @@ class Session:
         self._fitted = Fitted()
         self._batch: int | None = None
         self._stepped: Fitted | None = None
-        self._model = model
-        self._name = model if isinstance(model, str) else named
-        self._placing = placing or Placing()
+        limit = self._maker.allowed.vram
+        vram_bytes = limit if isinstance(limit, int) else None
+        self._model = Occupant(model, placing or Placing(), named, vram_bytes)
         self._lent = decoder is not None
         self._turn = turn
         self._child = decoder or Decoder(limits or Limits())
@@ -191,12 +169,12 @@ class Session:
 
     def _step_down(self, plan: Plan) -> None:
         """Forgets what was viewed; from now on half of everything is asked for."""
-        model = self._model
-        usual = 1 if isinstance(model, str) else batch_size(in_batches(model, self._batch))
+        model = self._model.loaded
+        usual = 1 if model is None else batch_size(in_batches(model, self._batch))
         self._wanted, self._batch, self._stepped = self._maker.stepped(self._wanted, plan, usual)
         self._opened = self._viewed = self._prepared = None
         self._stem = Stem() if self._many else None
-        if not isinstance(model, str):
+        if model is not None:
             memory.free_device(model.device)
 
     def _asked(
@@ -250,7 +228,7 @@ class Session:
             over=self._given.over if over is None else over,
         )
         if self._opened is None:
-            wanted.settled(self._spec(), None)
+            wanted.settled(self._model.spec(), None)
             self._wanted = wanted
         else:
             self._opened = self._open_as(wanted, Clock())
@@ -264,12 +242,6 @@ class Session:
         clock.question_begins()
         return model, about
 
-    def _spec(self) -> ModelSpec:
-        if isinstance(self._model, str):
-            revision, offline = self._placing.revision, self._placing.offline
-            return read_spec(self._model, revision=revision, offline=offline)
-        return self._model.spec
-
     def _open(self, clock: Clock) -> Opened:
         if self._opened is None:
             self._opened = self._open_as(self._wanted, clock)
@@ -277,15 +249,14 @@ class Session:
 
     def _open_as(self, wanted: Wanted, clock: Clock) -> Opened:
         """Opened, and made to fit where memory is limited. Leaves all as it was if it raises."""
-        if isinstance(self._model, str):  # told before anything of the model is fetched
+        if self._model.awaited:  # told before anything of it is fetched
             check_there(wanted.path)
-        where = self._placement(clock)
+        where = self._model.placement(clock)
         # Of layers that are spread nothing is foreseen: `spread` leaves room on every GPU.
         room = None if where.layers else room_on(where.device, self._maker.allowed)
-        spec = self._spec()
+        spec = self._model.spec()
         found = opened(wanted, spec, self._child, self._kept(), clock)
-        if isinstance(self._model, str):
-            check(self._model, self._placing.revision)
+        self._model.check()
         changed = () if self._stepped is None else self._stepped.changed
         told, batch = Fitted(changed=changed), self._batch
         if room is not None:
@@ -300,33 +271,15 @@ class Session:
         self._wanted, self._fitted, self._batch = wanted, told, batch
         return found
 
-    def _placement(self, clock: Clock) -> Placement:
-        """Where the model is, or will be."""
-        if isinstance(self._model, str):
-            return placed(self._model, **self._loading(), warn=clock.warn)
-        quantize: Quantize = self._model.quantize  # type: ignore[assignment]  # one of the three
-        return Placement(self._model.device, self._model.dtype, quantize)
-
-    def _loading(self) -> dict[str, Any]:
-        """How the model is loaded: as it was asked for, within the memory that is allowed."""
-        vram = self._maker.allowed.vram
-        return {
-            **asdict(self._placing),
-            "max_memory_bytes": vram if isinstance(vram, int) else None,
-        }
-
     def _kept(self) -> Kept | None:
         """The cache, if tokens of this model can be told from those of any other."""
-        if self._cache is None or self._name is None or self._keep_sheet:
+        if self._cache is None or self._keep_sheet:
             return None
-        told = identity(self._name, self._placing.revision)
-        return None if told is None else Kept(self._cache, told, self._placing.told)
+        told = self._model.identity()
+        return None if told is None else Kept(self._cache, told, self._model.placing.told)
 
     def _loaded(self, clock: Clock) -> VideoModel:
-        if isinstance(self._model, str):
-            with clock.part("load"):
-                self._model = load(self._model, on_event=clock.tell, **self._loading())
-        return in_batches(self._model, self._batch)
+        return in_batches(self._model.here(clock), self._batch)
 
     def _view(self, model: VideoModel, about: Opened, clock: Clock) -> Viewed:
         """From the cache, or decoded and kept there."""

@@ -18,9 +18,9 @@ from tokenreduce.batch.ray_orders import Slot, Terms
 from tokenreduce.batch.recipe import Recipe
 from tokenreduce.cache.digest import of_file
 from tokenreduce.models.base import Sampling
+from tokenreduce.occupant import Placing
 from tokenreduce.plan import Overrides
 from tokenreduce.preset import load_preset
-from tokenreduce.session import Placing
 
 SLOT = Slot("10.0.0.1/cpu", "node", "10.0.0.1", "cpu", 1.0, 0.0, 1)
 

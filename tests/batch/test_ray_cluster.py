@@ -28,9 +28,9 @@ from tokenreduce.batch.recipe import Recipe
 from tokenreduce.batch.rows import Row
 from tokenreduce.demo import clips
 from tokenreduce.models.base import Sampling
+from tokenreduce.occupant import Placing
 from tokenreduce.plan import Overrides
 from tokenreduce.preset import load_preset
-from tokenreduce.session import Placing
 
 # Found and not imported: only processes that the tests start have to do with Ray.
 pytestmark = [

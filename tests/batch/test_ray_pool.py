@@ -25,9 +25,9 @@ from tokenreduce.batch.wire import receive, send
 from tokenreduce.cache.digest import Digest, FileState
 from tokenreduce.errors import CapacityError, SettingError, TokenReduceError
 from tokenreduce.models.base import Sampling
+from tokenreduce.occupant import Placing
 from tokenreduce.plan import Overrides
 from tokenreduce.preset import load_preset
-from tokenreduce.session import Placing
 
 FakeRay = runpy.run_path(str(Path(__file__).with_name("fake_ray.py")))["FakeRay"]
 NAMES = ("10.0.0.1/cuda:0", "10.0.0.1/cuda:1")

@@ -17,8 +17,8 @@ from tokenreduce.errors import ModelError, SettingError
 from tokenreduce.models.base import Sampling
 from tokenreduce.models.locate import config_folder, resolve
 from tokenreduce.moments import parse
+from tokenreduce.occupant import Placing
 from tokenreduce.plan import Overrides
-from tokenreduce.session import Placing
 
 
 def recipe(**changed: Any) -> Recipe:

@@ -174,7 +174,7 @@ def test_a_question_tells_of_the_download_it_needs(
         on_event(Finished("download", 1.0))
         return load(name, **options)
 
-    monkeypatch.setattr("tokenreduce.session.load", loading)
+    monkeypatch.setattr("tokenreduce.occupant.load", loading)
     given = ("ask", str(tiny_video), "What?", "--model", "demo", "--no-cache", "--json")
     done = run(*given)
     lines = done.stderr.splitlines()

@@ -23,11 +23,12 @@ from tokenreduce.models.files import CONFIG, weight_files
 from tokenreduce.models.load import check, read_spec
 from tokenreduce.models.locate import resolve
 from tokenreduce.moments import Moment
+from tokenreduce.occupant import Placing
 from tokenreduce.opening import EMBEDDED, Wanted
 from tokenreduce.plan import Overrides
 from tokenreduce.preset import Preset, load_preset
 from tokenreduce.room import NO_LIMIT, Allowed
-from tokenreduce.session import Placing, Session
+from tokenreduce.session import Session
 from tokenreduce.turns import Turn
 from tokenreduce.video.decoder import Decoder
 
