@@ -17,7 +17,9 @@ alone and imports nothing that it carries.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import shlex
 import sys
 import tarfile
@@ -35,10 +37,12 @@ ARCHIVE = record.ROOT / "runs" / "gpu-carry.tar.xz"
 LIST = "gpu-carry.json"
 CARRIED = (
     *("av", "bitsandbytes", "pysubs2", "platformdirs", "accelerate"),
-    *("hypothesis", "sortedcontainers"),  # for the tests
+    *("hypothesis", "sortedcontainers"),  # for the tests; compiled, so for one Python alone
 )
 NOT_NEEDED = ("decord",)
 MOVED = {"cli": "tokenreduce.cli", "presets": "tokenreduce.presets"}
+MEASURED = ("benchmarks", "cli", "presets", "tests", "tokenreduce")
+DIRTY = "packed from a changed checkout: --resume will never take its results for its own"
 COMMAND = """#!/bin/sh
 exec python3 -c 'from tokenreduce.cli import app; app(prog_name="tokenreduce")' "$@"
 """
@@ -55,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.what == "pack":
         packed = pack(options.archive, options.cuda)
         print(f"{options.archive}: {packed / 1e6:.1f} MB", file=sys.stderr)
+        if record.commit().endswith("-dirty"):
+            print(f"benchmarks.gpu_carry: {DIRTY}", file=sys.stderr)
     else:
         print(unpack(options.archive, record.ROOT))
         for lack in lacking():
@@ -67,6 +73,7 @@ def pack(archive: Path, cuda: str, names: Sequence[str] = CARRIED) -> int:
     archive.parent.mkdir(parents=True, exist_ok=True)
     about: dict[str, Any] = {
         "commit": record.commit(),
+        "digest": digest(record.ROOT),
         "own": list(own()),
         "packages": {},
     }
@@ -140,9 +147,33 @@ def unpack(archive: Path, root: Path) -> str:
         (
             f"export PYTHONPATH={shlex.quote(f'{site}:{root}')}${{PYTHONPATH:+:$PYTHONPATH}}",
             f"export PATH={shlex.quote(str(command.parent))}:$PATH",
-            f"export COMMIT={shlex.quote(about['commit'])}",
+            f"export COMMIT={shlex.quote(_commit(about, root))}",
         )
     )
+
+
+def digest(root: Path) -> str:
+    """Of all code that is measured or measures, as it lies there: which commit it is of."""
+    whole = hashlib.sha256()
+    for folder, inner, files in (one for name in MEASURED for one in os.walk(root / name)):
+        inner.sort()  # links are not gone into
+        for file in sorted(name for name in files if name.endswith((".py", ".toml"))):
+            path = Path(folder, file)
+            whole.update(f"{path.relative_to(root).as_posix()}\0".encode())
+            whole.update(hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+def _commit(about: Mapping[str, Any], root: Path) -> str:
+    """That of the checkout, which the machine may not be able to tell."""
+    if digest(root) == about["digest"]:
+        return str(about["commit"])
+    print(
+        f"benchmarks.gpu_carry: packed of {about['commit']}, and the code here is another: "
+        "pack again, or give --commit",
+        file=sys.stderr,
+    )
+    return "unknown"
 
 
 def lacking() -> Iterator[str]:

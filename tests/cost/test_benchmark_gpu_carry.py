@@ -42,7 +42,7 @@ def test_what_was_missing_is_found(
 ) -> None:
     """In a Python without any installed package."""
     monkeypatch.setattr(carry, "installed_version", absent)
-    for folder in ("tokenreduce", "cli", "presets"):
+    for folder in carry.MEASURED:
         shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True)
     here = tmp_path / "carry.tar.xz"
     shutil.copy(archive, here)
@@ -69,6 +69,31 @@ def test_what_was_missing_is_found(
     assert done.returncode == 0, done.stderr
     assert [Path(one).is_relative_to(tmp_path) for one in done.stdout.split()] == [True] * 5
     assert done.stderr == carry.record.commit()
+
+
+def test_the_commit_of_another_checkout_is_not_taken(
+    carry: ModuleType, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = tmp_path / "carry.tar.xz"
+    shutil.copy(archive, here)
+    (tmp_path / "tokenreduce").mkdir()
+    assert carry.unpack(here, tmp_path).endswith("export COMMIT=unknown")
+    assert "the code here is another: pack again" in capsys.readouterr().err
+
+
+def test_a_digest_is_of_the_code_alone(carry: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "cli"
+    folder.mkdir()
+    (folder / "ask.py").write_text("1")
+    (tmp_path / "tokenreduce").mkdir()
+    before = carry.digest(tmp_path)
+    (tmp_path / "tokenreduce" / "cli").symlink_to(folder, target_is_directory=True)
+    (folder / "ask.pyc").write_text("2")
+    assert carry.digest(tmp_path) == before
+    (folder / "ask.py").write_text("2")
+    changed = carry.digest(tmp_path)
+    (folder / "ask.py").rename(folder / "asks.py")
+    assert len({before, changed, carry.digest(tmp_path)}) == 3
 
 
 def test_what_is_there_stays(
