@@ -112,7 +112,7 @@ def make(
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
-        bits = bits_config(quantize)
+        bits = bits_config(quantize, dtype)
         replace_with_bnb_linear(host, list(bits.llm_int8_skip_modules), bits)
     random = torch.Generator(device).manual_seed(seed)
     for module in list(host.modules()):

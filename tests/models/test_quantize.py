@@ -49,6 +49,12 @@ def linears(model: nn.Module) -> dict[str, int]:
     return found
 
 
+def dtypes_of_computing(model: LlavaVideo) -> set[torch.dtype]:
+    """Of all layers in 4 bits."""
+    layers: list[Any] = list(model.host.modules())
+    return {one.compute_dtype for one in layers if type(one).__name__ == "Linear4bit"}
+
+
 @pytest.mark.parametrize(("quantize", "kind"), [("nf4", "Linear4bit"), ("int8", "Linear8bitLt")])
 def test_the_language_model_alone_is_quantised_and_answers(
     checkpoint: Path, quantize: str, kind: str, capfd: pytest.CaptureFixture[str]
@@ -85,6 +91,12 @@ def test_nf4_is_nf4_with_double_quantisation_and_computes_in_bfloat16(checkpoint
     assert layer.weight.quant_type == "nf4"
     assert layer.weight.quant_state.nested
     assert layer.compute_dtype == torch.bfloat16
+
+
+def test_nf4_layers_of_a_float16_model_compute_in_float16(checkpoint: Path) -> None:
+    model = load(str(checkpoint), device="cpu", dtype="float16", quantize="nf4")
+    assert isinstance(model, LlavaVideo)
+    assert dtypes_of_computing(model) == {torch.float16}
 
 
 def test_verify_refuses_what_was_not_promised(checkpoint: Path) -> None:

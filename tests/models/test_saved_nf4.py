@@ -115,6 +115,15 @@ def test_it_is_bit_for_bit_what_quantising_while_loading_makes(
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_its_layers_compute_in_what_was_asked_for_now(saved: Path, dtype: torch.dtype) -> None:
+    """Not in what the saved configuration says: it was written for bfloat16."""
+    model = opened(saved, dtype=str(dtype).removeprefix("torch."))
+    layer: Any = model.host.model.language_model.layers[-1].self_attn.q_proj
+    wanted = torch.float16 if dtype == torch.float16 else torch.bfloat16
+    assert (layer.compute_dtype, layer.weight.quant_state.dtype) == (wanted, dtype)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_it_is_bit_for_bit_the_same_on_a_gpu(sharded: Path, tmp_path: Path) -> None:

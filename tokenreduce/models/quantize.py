@@ -53,8 +53,13 @@ def layer_bytes(text: TextSpec) -> int:
     return 2 * text.layers * (attention + 3 * text.width * text.mlp_width)
 
 
-def bits_config(quantize: Quantize) -> Any:
-    """The BitsAndBytesConfig for loading; None loads the weights as they are."""
+def bits_config(quantize: Quantize, dtype: torch.dtype = torch.bfloat16) -> Any:
+    """The BitsAndBytesConfig for loading; None loads the weights as they are.
+
+    dtype: of what is not quantised. NF4 layers compute in bfloat16 (beside float32 too, which would
+    write their matrices out twice as large), but beside float16 in that: cards below 8.0 have no
+    instructions for bfloat16, and a layer converts what it is given and what it gives.
+    """
     if quantize == "none":
         return None
     config: Any = BitsAndBytesConfig  # untyped
@@ -63,7 +68,7 @@ def bits_config(quantize: Quantize) -> Any:
     return config(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=torch.float16 if dtype == torch.float16 else torch.bfloat16,
         bnb_4bit_use_double_quant=True,
         llm_int8_skip_modules=list(_SKIP),
     )

@@ -73,7 +73,7 @@ def load_weights(
     CapacityError if the device's memory does not suffice.
     """
     stored = check_headers(kind, config, folder, name, names)
-    bits: Any = bits_config(placement.quantize)
+    bits: Any = bits_config(placement.quantize, placement.dtype)
     if bits is not None:
         # It reports at every layer that it casts, and that an optional CPU kernel is absent.
         python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
