@@ -37,9 +37,12 @@ class Pretended:
     often each was taken and not given back; what torch asserts is an error here.
     broken: what a capture fails at, "step", "end" (in the driver, before torch's allocator hears of
     it, as after something illegal), "begin" (in the driver) or "instantiate" (after all else).
+    old: what ends allocating to a pool has the name it had before torch 2.8.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, broken: str = "") -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, broken: str = "", old: bool = False
+    ) -> None:
         self.broken, self.events, self.current = broken, list[str](), Stream(self, "main")
         self.generator, self.streams, self.pools = Generator(), count(), count(1)
         self.underway, self.uses, self.waits = set[Any](), dict[Any, int](), 0
@@ -56,7 +59,11 @@ class Pretended:
             "empty_cache": self.empty_cache,
         }.items():
             monkeypatch.setattr(torch.cuda, name, value)
-        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end, raising=False)
+        new, before = "_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"
+        for name in (new, before):
+            monkeypatch.delattr(torch._C, name, raising=False)
+        monkeypatch.setattr(torch._C, before if old else new, self.end, raising=False)
+        monkeypatch.setattr(torch._C, "_host_emptyCache", self.empty_host, raising=False)
         monkeypatch.setattr(torch._C, "_cuda_releasePool", self.release, raising=False)
 
     @contextmanager
@@ -87,6 +94,9 @@ class Pretended:
         if self.underway:
             raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
         self.events.append("cache emptied")
+
+    def empty_host(self) -> None:
+        self.events.append("host's cache emptied")
 
     @property
     def held(self) -> list[Any]:
@@ -213,6 +223,31 @@ def test_memory_of_graphs_that_are_gone_is_given_back_now_and_then(
     for _ in range(2 * graphs._POOLS):
         CudaGraphs.on(CUDA).record(one)
     assert cuda.events.count("cache emptied") == 2
+    assert cuda.events.count("host's cache emptied") == 2
+
+
+def test_a_torch_without_a_cache_of_its_own_on_the_host_empties_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = Pretended(monkeypatch)
+    monkeypatch.delattr(torch._C, "_host_emptyCache")
+    for _ in range(graphs._POOLS):
+        CudaGraphs.on(CUDA).record(one)
+    assert cuda.events.count("cache emptied") == 1
+
+
+def test_a_step_that_fails_is_waited_for_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it queued before may still write, where the other stream's tensors come to lie."""
+    cuda = Pretended(monkeypatch)
+
+    def fails() -> Tensor:
+        cuda.events.append("queued")
+        raise RuntimeError("no compiler")
+
+    with pytest.raises(RuntimeError, match="no compiler"):
+        CudaGraphs.on(CUDA).run(fails)
+    assert cuda.events == ["side waits for main", "queued", "main waits for side"]
+    assert cuda.current.name == "main"
 
 
 @pytest.mark.parametrize("absent", [True, False])
@@ -236,13 +271,14 @@ def test_on_cuda_a_stepper_records_with_the_kernels_there_are(
         assert (steps._attend is None) == (absent or width == 8 or find_spec("triton") is None)
 
 
+@pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("broken", ["begin", "step", "end", "instantiate"])
 def test_a_failed_capture_leaves_all_as_it_was(
-    monkeypatch: pytest.MonkeyPatch, broken: str
+    monkeypatch: pytest.MonkeyPatch, broken: str, old: bool
 ) -> None:
     """Stream, random numbers, garbage, and an allocator that empties its cache and records again.
     What is raised is what was wrong, not that ending the capture raised as well."""
-    cuda = Pretended(monkeypatch, broken=broken)
+    cuda = Pretended(monkeypatch, broken=broken, old=old)
     recorder = CudaGraphs.on(CUDA)
 
     def illegal() -> Tensor:
@@ -262,6 +298,26 @@ def test_a_failed_capture_leaves_all_as_it_was(
     recorder.record(one)()
     assert cuda.events[-1] == "replay on main"
     assert len(cuda.held) == 1
+    # Those that never ended stay: torch's allocator of pinned memory would ask them when gone.
+    assert len(recorder.side.failed) == (broken in ("begin", "end"))
+
+
+def test_what_cannot_be_put_back_keeps_nothing_else_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor hides what was wrong."""
+    cuda, resets = Pretended(monkeypatch, broken="end"), list[str]()
+    monkeypatch.delattr(torch._C, "_cuda_endAllocateToPool")
+
+    def reset(_: Graph) -> None:
+        resets.append("tried")
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(Graph, "reset", reset)
+    with pytest.raises(ZeroDivisionError):
+        CudaGraphs.on(CUDA).record(lambda: one() * (1 // 0))
+    assert resets == ["tried"]
+    assert not cuda.generator.capturing
 
 
 def test_a_step_that_cannot_be_captured_is_said_and_computed(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
@@ -25,7 +25,8 @@ Step = Callable[[], Tensor]
 _POOLS = 16
 """Recordings until torch's cache is emptied, and with it the memory of graphs that are gone: torch
 keeps at least 2 MiB for each, 22 where one tensor has over a MiB, and gives it to no other. Two are
-made in an answer of the usual length. An estimate, from the sizes of torch's segments."""
+made in an answer of the usual length. An estimate, from the sizes of torch's segments. On the host,
+where torch has pools there as well, each is 48 KB of empty lists."""
 
 
 class Recorder(Protocol):
@@ -49,10 +50,13 @@ class Side:
     workspace for cuBLAS for good, so there is one stream for the process.
 
     recordings  their numbers
+    failed      graphs whose capture never came to its end: torch's allocator of pinned memory goes
+                on asking them which streams they record, so they have to stay
     """
 
     stream: torch.cuda.Stream
     recordings: Iterator[int] = field(default_factory=count)
+    failed: list[torch.cuda.CUDAGraph] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,11 @@ class CudaGraphs:
         with device_wide(), torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
             stream.wait_stream(current)
-            with torch.cuda.stream(stream):
-                out = step()
-            current.wait_stream(stream)
+            try:
+                with torch.cuda.stream(stream):
+                    out = step()
+            finally:  # a step that fails has queued work on tensors that others are given next
+                current.wait_stream(stream)
             out.record_stream(current)
         return out
 
@@ -90,11 +96,11 @@ class CudaGraphs:
             # What went wrong before is heard of here, not as a graph that cannot be recorded.
             torch.cuda.current_stream().synchronize()
             if next(self.side.recordings) % _POOLS == _POOLS - 1:
-                torch.cuda.empty_cache()
+                _give_back()
             graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
             # Not torch.cuda.graph: that empties torch's caches each time, which the next prefill
             # would have to fill again, and leaves what a failed capture leaves.
-            with torch.cuda.stream(self.side.stream), _as_before(graph, pool):
+            with torch.cuda.stream(self.side.stream), _as_before(graph, pool, self.side.failed):
                 graph.capture_begin(pool=pool, capture_error_mode="thread_local")
                 out = step()
                 graph.capture_end()
@@ -112,6 +118,14 @@ def _side(index: int) -> Side:
     return Side(torch.cuda.Stream(torch.device("cuda", index)))
 
 
+def _give_back() -> None:
+    """Empties torch's cache, and that of the host's memory, which the former leaves as it is."""
+    torch.cuda.empty_cache()
+    host = getattr(torch._C, "_host_emptyCache", None)  # not in every version
+    if host is not None:
+        host()
+
+
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Python collects no garbage: among it may be graphs, events and tensors of the device, and
@@ -126,7 +140,9 @@ def _uncollected() -> Iterator[None]:
 
 
 @contextmanager
-def _as_before(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+def _as_before(
+    graph: torch.cuda.CUDAGraph, pool: Any, failed: list[torch.cuda.CUDAGraph]
+) -> Iterator[None]:
     """A capture that fails goes on, leaves torch's allocator giving `pool` to it, so that the cache
     can never be emptied again, and the generator of random numbers in a state that refuses every
     draw: all three are put back. It is the step's own error that is raised."""
@@ -138,10 +154,12 @@ def _as_before(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
     except BaseException:
         with suppress(Exception):  # it says again that the capture is broken, or that it is over
             graph.capture_end()
-        if not _ended(graph):
-            _forsake(index, pool)
-        graph.reset()
-        generator.graphsafe_set_state(spare)
+        with suppress(Exception), ExitStack() as last:  # each, whatever the others raise
+            last.callback(generator.graphsafe_set_state, spare)
+            last.callback(graph.reset)
+            if not _ended(graph):
+                failed.append(graph)
+                _forsake(index, pool)
         raise
 
 
@@ -161,7 +179,9 @@ def _forsake(index: int, pool: Any) -> None:
 
     Either may have been done already, or never have become due; then it says so and nothing else.
     """
+    new, old = "_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"  # before torch 2.8
+    end = getattr(torch._C, new if hasattr(torch._C, new) else old)
     with suppress(RuntimeError):
-        torch._C._cuda_endAllocateToPool(index, pool)
+        end(index, pool)
     with suppress(RuntimeError):
         torch._C._cuda_releasePool(index, pool)
