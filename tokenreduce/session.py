@@ -238,7 +238,8 @@ class Session:
     def _begin(self, clock: Clock) -> tuple[VideoModel, Opened]:
         about = self._open(clock)
         model = self._loaded(clock)
-        memory.reset_device_peak(model.device)
+        if self._turn is None:  # else it would fall into another's answer: see `batch.desk`
+            memory.reset_device_peak(model.device)
         clock.question_begins()
         return model, about
 

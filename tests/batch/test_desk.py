@@ -155,6 +155,21 @@ def test_all_is_told_in_order(bench: Bench) -> None:
     assert [one.part for one in order] == ["decode", "prefill", "prefill"]
 
 
+def test_each_row_s_peak_begins_where_the_last_row_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begins(_: torch.device) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        bench.says.note("peak begins", "")
+
+    monkeypatch.setattr("tokenreduce.memory.reset_device_peak", begins)
+    bench.work(bench.task(1, "Q?", "R?"), bench.task(2))
+    told = [what for what, _ in bench.says.log if what in ("peak begins", "asked")]
+    assert told == ["peak begins", *["asked", "peak begins"] * 3]
+    log = bench.says.log
+    assert log.index(("peak begins", "")) < log.index(("prepared", "1.mp4"))
+
+
 def test_the_next_is_prepared_while_this_one_is_answered(bench: Bench) -> None:
     prepared = threading.Event()
     bench.says.hold["2.mp4"] = prepared

@@ -145,3 +145,15 @@ def test_a_loaded_model_with_a_name_uses_the_cache(
         with Session(wanted, model=demo, named=name, cache=cache) as session:
             session.prepare()
             assert session.ask(QUESTION).frames.source == source
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_is_prepared_beside_others_does_not_begin_their_peak_anew(
+    wanted: Wanted, demo: VideoModel, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    begun: list[object] = []
+    monkeypatch.setattr("tokenreduce.memory.reset_device_peak", begun.append)
+    with Session(wanted, model=demo, turn=threading.Lock() if beside else None) as session:
+        session.prepare()
+        session.ask(QUESTION)
+    assert begun == ([] if beside else [demo.device])

@@ -96,6 +96,7 @@ class Desk:
 
     def work(self) -> None:
         ahead: deque[_Held] = deque()
+        self._peak_begins()
         while not self._inbox.stopping:
             self._fill(ahead)
             held = ahead.popleft() if ahead else self._next(block=True)
@@ -136,9 +137,18 @@ class Desk:
         for wanted in held.task.wanted:
             if self._inbox.stopping:
                 return
-            self._send(self._replied(held, wanted, beside))
+            replied = self._replied(held, wanted, beside)
+            self._peak_begins()
+            self._send(replied)
         held.session.close()
         self._send(Done(self._name, held.task.number))
+
+    def _peak_begins(self) -> None:
+        """Each row tells the device's peak since the row before, of all that went on meanwhile: so
+        no moment of a batch is in no row."""
+        from tokenreduce.memory import reset_device_peak  # imports torch
+
+        reset_device_peak(self._model.device)
 
     def _replied(self, held: _Held, wanted: Wanted, beside: deque[_Held]) -> Replied:
         started, number = now(), held.task.number
