@@ -102,8 +102,15 @@ def synchronise(device: torch.device) -> None:
         torch.get_device_module(device).synchronize()
 
 
-# Of the CPU's allocators and of MPS, which have no class of their own for it.
-_NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory")
+# Of the CPU's allocators and of MPS, which have no class of their own for it; and of cuBLAS, which
+# allocates by itself and finds no place for its handle where torch's cache holds all there is.
+_NO_MEMORY = (
+    "not enough memory",
+    "out of memory",
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+)
 
 
 @contextmanager
@@ -111,12 +118,17 @@ def sufficient(advice: str) -> Iterator[None]:
     """Turns running out of memory, on any device, into a CapacityError that says `advice`."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise CapacityError(advice) from error
-    except RuntimeError as error:
-        if any(sign in str(error) for sign in _NO_MEMORY):
+    except (MemoryError, RuntimeError) as error:
+        if short(error):
             raise CapacityError(advice) from error
         raise
+
+
+def short(error: BaseException) -> bool:
+    """Whether torch, Python or a library of the device says by it that memory ran out."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
 
 
 def ran_out(error: CapacityError) -> bool:
@@ -125,10 +137,13 @@ def ran_out(error: CapacityError) -> bool:
 
 
 def free_device(device: torch.device) -> None:
-    """Gives back what the allocator holds for later."""
-    gc.collect()
-    if device.type == "cuda":
-        with device_wide():
+    """Gives back what the allocator holds for later.
+
+    Nobody records meanwhile: what ends with the garbage may ask the driver what that then refuses.
+    """
+    with device_wide():
+        gc.collect()
+        if device.type == "cuda":
             torch.cuda.empty_cache()
 
 

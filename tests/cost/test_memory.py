@@ -1,5 +1,6 @@
 """Peaks of memory against allocations of a known size."""
 
+import gc
 import mmap
 import sys
 from collections.abc import Callable
@@ -129,6 +130,10 @@ def _too_much() -> None:
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
         MemoryError(),
         RuntimeError("MPS backend out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError(
+            "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
+        ),
     ],
 )
 def test_running_out_of_memory_says_what_to_do(error: Exception) -> None:
@@ -141,6 +146,25 @@ def test_the_cpus_allocator_is_understood() -> None:
         _too_much()
 
 
-def test_other_errors_are_bugs() -> None:
-    with pytest.raises(RuntimeError, match="illegal"), memory.sufficient("ask less"):
-        raise RuntimeError("an illegal instruction")
+def test_garbage_is_collected_while_nobody_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With it may end events and graphs, whose ends a driver that records may refuse."""
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(gc, "collect", lambda: collected.append("now"))
+    collected: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        with memory.device_wide():
+            done = pool.submit(memory.free_device, cuda)
+            with pytest.raises(TimeoutError):
+                done.result(0.1)
+            assert not collected
+        done.result(10)
+    assert collected == ["now"]
+
+
+@pytest.mark.parametrize(
+    "words", ["an illegal instruction", "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"]
+)
+def test_other_errors_are_bugs(words: str) -> None:
+    with pytest.raises(RuntimeError, match=words), memory.sufficient("ask less"):
+        raise RuntimeError(words)
