@@ -45,7 +45,7 @@ class Asked:
     """A run whose size is known: planned(over) gives the plan that settings lead to.
 
     text_tokens  of the prompt, of a plan     squares  pictures with their tiles, None of a video
-    many         several questions
+    many         several questions            beside   other files that are prepared meanwhile
     """
 
     spec: ModelSpec
@@ -54,6 +54,7 @@ class Asked:
     text_tokens: Callable[[Plan], int]
     squares: int | None = None
     many: bool = False
+    beside: int = 0
 
     def plan(self, over: Overrides) -> Plan:
         """With no more frames than the file has: `raw` counts the tokens of these alone."""
@@ -75,6 +76,7 @@ class Asked:
             cuda=self.placement.device.type == "cuda",
             squares=self.squares,
             many=self.many,
+            beside=self.beside,
         )
 
 

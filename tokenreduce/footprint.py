@@ -22,6 +22,7 @@ from tokenreduce.footprint_stages import (
     prefill,
     reduce,
     stem,
+    waiting,
 )
 from tokenreduce.footprint_weights import weights, widest
 from tokenreduce.models.spec import ModelSpec
@@ -38,7 +39,7 @@ WORKSPACE_BYTES = 32 << 20
 
 WORKSPACES = 2
 """Torch keeps one for each stream that a thread multiplies on: its own, and the one that steps are
-recorded on. A batch's thread that encodes beside has a third, which is not counted."""
+recorded on. Each thread of a batch that encodes another file has one of its own, counted too."""
 
 RESIDENT_TOKENS = 16_384
 """`reducer.RESIDENT`, which cannot be imported without torch; a test compares them."""
@@ -102,6 +103,7 @@ def footprint(
     needs: frozenset[str] = frozenset(),
     cuda: bool = True,
     many: bool = False,
+    beside: int = 0,
 ) -> Footprint:
     """What a run keeps on its device.
 
@@ -114,6 +116,8 @@ def footprint(
     needs        what a reduction asks of the tower's last layer
     cuda         a CUDA device, with a driver, workspaces and larger blocks; else a CPU
     many         several questions: what was read is kept for the next, up to STEM_BYTES
+    beside       other files, like this one, whose tokens are held meanwhile: a batch prepares them.
+                 On CUDA none of them goes through a stage of its own while this one does
 
     Raises ValueError unless per_layer has one count for each layer.
     """
@@ -140,11 +144,15 @@ def footprint(
     run = replace(run, kept=stem(run) if many else 0)
     base: Parts = [("weights", weights(spec, quantize, dtype_bytes))]
     if cuda:
-        base.append(("workspace", WORKSPACES * WORKSPACE_BYTES))
+        base.append(("workspace", (WORKSPACES + beside) * WORKSPACE_BYTES))
+    if beside:
+        base.append(("other files", beside * waiting(run)))
+    # Of the file that is asked about, between two of its questions.
+    between: Parts = [("questions before", run.kept if beside else 0)]
     stages: list[tuple[StageName, Parts]] = [
         ("load", [("dequantised", 0 if quantize == "none" else widest(spec.text, dtype_bytes))]),
-        ("encode", encode(run)),
-        ("reduce", reduce(run)),
+        ("encode", [*encode(run), *between]),
+        ("reduce", [*reduce(run), *between]),
         ("prefill", prefill(run)),
         ("decode", decode(run)),
     ]
@@ -165,11 +173,12 @@ def of_plan(
     cuda: bool = True,
     squares: int | None = None,
     many: bool = False,
+    beside: int = 0,
 ) -> Footprint:
     """Of a plan settled for its video (`plan.of_video`) or its pictures.
 
-    squares: pictures with all their tiles, which go through the tower. many: see `footprint`.
-    Raises SettingError as `plan.prunes_for`.
+    squares: pictures with all their tiles, which go through the tower. many, beside: see
+    `footprint`. Raises SettingError as `plan.prunes_for`.
     """
     counts = layers_of(plan)
     return footprint(
@@ -187,6 +196,7 @@ def of_plan(
         needs=plan.needs,
         cuda=cuda,
         many=many,
+        beside=beside,
     )
 
 

@@ -34,6 +34,7 @@ PartName = Literal[
     "KV cache",
     "output",
     "questions before",
+    "other files",
 ]
 
 
@@ -75,12 +76,17 @@ class Run:
 
 def encode(run: Run) -> Parts:
     """One batch in the tower, while reduced and waiting tokens of the frames before are held."""
-    waiting = min(run.frames, _GROUP + run.chunk) * run.spec.side**2
-    held = min(run.held + waiting, run.frames * run.spec.side**2)
     return [
         ("vision", vision_bytes(run.spec, run.batch, run.element, run.needs, cuda=run.cuda)),
-        ("visual tokens", held * (run.token_bytes + _TOKEN_BYTES)),
+        ("visual tokens", waiting(run)),
     ]
+
+
+def waiting(run: Run) -> int:
+    """Bytes of the tokens of one video that has begun to be encoded."""
+    unreduced = min(run.frames, _GROUP + run.chunk) * run.spec.side**2
+    held = min(run.held + unreduced, run.frames * run.spec.side**2)
+    return held * (run.token_bytes + _TOKEN_BYTES)
 
 
 def vision_bytes(

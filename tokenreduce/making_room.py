@@ -44,10 +44,12 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True)
 class Maker:
-    """allowed: what may be done; many: several questions, with what was said before."""
+    """allowed: what may be done; many: several questions, with what was said before; beside: other
+    files that are prepared meanwhile."""
 
     allowed: Allowed
     many: bool = False
+    beside: int = 0
 
     def stepped(self, wanted: Wanted, plan: Plan, batch: int) -> Made:
         """Half of everything, once memory did not suffice for `plan` in batches of `batch`."""
@@ -60,6 +62,7 @@ class Maker:
     ) -> Made:
         """Raises CapacityError, see `fitting.fitted`."""
         asked = asked_of(wanted, about.subject, about.said, spec, where, many=self.many)
+        asked = replace(asked, beside=self.beside)
         fit = fitted(asked, wanted.over, room, lower=self.allowed.fit)
         told = Fitted(room.limit_bytes, fit.found.peak_bytes, fit.changed)
         return Made(replace(wanted, over=fit.over), fit.batch, told)

@@ -27,6 +27,7 @@ from tokenreduce.result import Answer, Fitted
 from tokenreduce.room import NO_LIMIT, Allowed, room_on
 from tokenreduce.sheet import Sheet
 from tokenreduce.subject import Footage, check_there
+from tokenreduce.turns import AHEAD, alone, in_turn
 from tokenreduce.turns import Turn as Lock
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.types import Limits
@@ -49,7 +50,8 @@ class Session:
     named      under which name a loaded model was loaded, with `placing`; without, nothing of it
                is kept in the cache
     decoder    lent: it outlives the session, and nothing else uses it meanwhile
-    turn       see `viewing.see`
+    turn       see `viewing.see`; the session is one of a batch. Where memory is limited it is held
+               while the model answers, too
     allowed    limits of the device's memory, and what may be changed to keep to them
     finished   told of each answer, and of the model that gave it
 
@@ -75,7 +77,7 @@ class Session:
         watch: Watcher = ignore,
     ) -> None:
         self._wanted = self._given = wanted
-        self._maker = Maker(allowed or NO_LIMIT, many)
+        self._maker = Maker(allowed or NO_LIMIT, many, AHEAD if turn is not None else 0)
         self._finished = finished
         self._fitted = Fitted()
         self._batch: int | None = None
@@ -202,17 +204,18 @@ class Session:
             # A toy that was taught single questions would only be confused by a conversation.
             known = () if model.spec.toy_world else history
             beside = words(model, viewed, about.plan, about.said, known, clock)
-            answer, self._stem = asked(
-                model,
-                viewed,
-                asking,
-                about.plan,
-                clock,
-                beside=beside,
-                stem=self._stem,
-                stop=stop,
-                paid=paid,
-            )
+            with in_turn(self._alone(model), clock):
+                answer, self._stem = asked(
+                    model,
+                    viewed,
+                    asking,
+                    about.plan,
+                    clock,
+                    beside=beside,
+                    stem=self._stem,
+                    stop=stop,
+                    paid=paid,
+                )
         answer = replace(answer, fitted=self._fitted)
         if self._finished is not None:
             self._finished(answer, model)
@@ -282,6 +285,9 @@ class Session:
     def _loaded(self, clock: Clock) -> VideoModel:
         return in_batches(self._model.here(clock), self._batch)
 
+    def _alone(self, model: VideoModel) -> Lock | None:
+        return alone(self._turn, model.device, limited=self._maker.allowed.anything)
+
     def _view(self, model: VideoModel, about: Opened, clock: Clock) -> Viewed:
         """From the cache, or decoded and kept there."""
         shelf, plan = about.shelf, about.plan
@@ -293,7 +299,8 @@ class Session:
         if self._keep_sheet and isinstance(about.subject, Footage):
             probe = about.subject.probe
             self.sheet = Sheet(probe.width / max(1, probe.height))
-        viewed = see(self._child, model, about.subject, plan, clock, self.sheet, self._turn)
+        turns = self._turn, self._alone(model)
+        viewed = see(self._child, model, about.subject, plan, clock, self.sheet, *turns)
         if shelf is not None:
             shelf.save(viewed, plan)
             if shelf.cache.trouble and not self._troubled:

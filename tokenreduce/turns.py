@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tokenreduce.clock import Clock
+
+if TYPE_CHECKING:
+    import torch
+
+AHEAD = 2
+"""Files that a worker of a batch prepares, or has ready, beside the one that is asked about: while
+one is encoded, another is decoded."""
 
 
 class Turn(Protocol):
@@ -15,6 +22,12 @@ class Turn(Protocol):
     def acquire(self) -> bool: ...
 
     def release(self) -> None: ...
+
+
+def alone(turn: Turn | None, device: torch.device, *, limited: bool) -> Turn | None:
+    """`turn`, where nothing large may be on the device beside what it is held for: on a CUDA device
+    whose memory is limited, for each stage is foreseen by itself. None elsewhere."""
+    return turn if limited and device.type == "cuda" else None
 
 
 @contextmanager

@@ -76,16 +76,22 @@ def see(
     clock: Clock,
     sheet: Sheet | None = None,
     turn: Turn | None = None,
+    alone: Turn | None = None,
 ) -> Viewed:
     """The same of pictures, too. The plan of a video is one of `plan.of_video`.
 
     turn: held while frames go through the model, so that of several videos which are viewed at once
-    one is encoded while others are decoded.
+    one is encoded while others are decoded. alone: the same lock where memory is limited, held for
+    all else that takes much of the device, too: pictures, and every reduction.
     Raises InputError if no frame can be decoded, SettingError where a reduction inside the tower
     would have to hold too many frames.
     """
     if isinstance(subject, Stills) or plan.within is not None:
-        return merge(model, look(decoder, model, subject, (plan,), clock, sheet), plan, clock)
+        # Frames for a reduction inside the tower are decoded now and encoded in `merge`.
+        with in_turn(alone if isinstance(subject, Stills) else None, clock):
+            encoded = look(decoder, model, subject, (plan,), clock, sheet)
+        with in_turn(alone, clock):
+            return merge(model, encoded, plan, clock)
     spec = model.spec
     announced = plan.budget_for(spec.layout(plan.frames + 2).available)
     reducer = Reducer(
@@ -116,7 +122,7 @@ def see(
     watched = watch(decoder, subject, plan, size, clock, take, sheet, last=last, pinned=pinned)
     layout = spec.layout(reducer.frames)
     budget = plan.budget_for(layout.available)
-    with clock.part("reduce"):
+    with in_turn(alone, clock), clock.part("reduce"):
         visual = reducer.finish(budget)
         memory.synchronise(model.device)
     return Viewed(

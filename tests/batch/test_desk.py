@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tokenreduce.batch import messages as m
-from tokenreduce.batch.desk import AHEAD, Desk, Reporter, one_line
+from tokenreduce.batch.desk import Desk, Reporter, one_line
 from tokenreduce.batch.jobs import Task, Wanted
 from tokenreduce.batch.recipe import Recipe
 from tokenreduce.batch.rows import SteppedDown
@@ -28,6 +28,7 @@ from tokenreduce.models.base import Sampling
 from tokenreduce.models.locate import read_spec
 from tokenreduce.plan import Overrides, settle
 from tokenreduce.preset import load_preset
+from tokenreduce.turns import AHEAD
 
 
 @dataclass

@@ -22,6 +22,7 @@ from tokenreduce.engine.types import Prompt, Prune, Sampling
 from tokenreduce.footprint import (
     DRIVER_BYTES,
     RESIDENT_TOKENS,
+    WORKSPACE_BYTES,
     Footprint,
     footprint,
     layers_of,
@@ -335,6 +336,32 @@ def test_more_frames_more_tokens_and_larger_batches_never_take_less() -> None:
         for frames, budget, batch in [(32, 1000, 1), (32, 1000, 16), (64, 1000, 16), (64, 9000, 16)]
     ]
     assert peaks == sorted(peaks)
+
+
+def test_files_prepared_beside_are_counted_by_their_tokens_and_their_threads() -> None:
+    spec = builtin("llava-video-7b")
+    assert spec is not None
+
+    def of(beside: int, *, many: bool = False) -> Footprint:
+        return footprint(
+            spec,
+            frames=64,
+            raw_visual=13_440,
+            per_layer=[3_360] * 28,
+            text_tokens=500,
+            many=many,
+            beside=beside,
+        )
+
+    one, three = of(0), of(2)
+    tokens = dict(one.of("encode").parts)["visual tokens"]
+    for before, after in zip(one.stages, three.stages, strict=True):
+        assert dict(after.parts)["other files"] == 2 * tokens
+        assert after.total == before.total + 2 * tokens + 2 * WORKSPACE_BYTES
+    # What the file that is asked about keeps between its questions is there while others are read.
+    kept = dict(of(2, many=True).of("encode").parts)["questions before"]
+    assert kept == dict(of(0, many=True).of("prefill").parts)["questions before"] > 0
+    assert "questions before" not in dict(of(0, many=True).of("encode").parts)
 
 
 def test_of_a_plan() -> None:

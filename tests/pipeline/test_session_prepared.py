@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from tokenreduce.cache.store import Cache
 from tokenreduce.demo import clips
@@ -15,7 +21,10 @@ from tokenreduce.events import Event, Started
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.opening import Wanted
 from tokenreduce.plan import Overrides
+from tokenreduce.reducer import Reducer
+from tokenreduce.room import Allowed
 from tokenreduce.session import Session
+from tokenreduce.turns import Turn, alone
 from tokenreduce.video.decoder import Decoder
 
 QUESTION, OTHER = "What colour is the star that appears briefly?", "How many stars appear?"
@@ -157,3 +166,84 @@ def test_what_is_prepared_beside_others_does_not_begin_their_peak_anew(
         session.prepare()
         session.ask(QUESTION)
     assert begun == ([] if beside else [demo.device])
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "one.png"
+    Image.new("RGB", (96, 96), (200, 30, 30)).save(path)
+    return path
+
+
+def _held_while(
+    monkeypatch: pytest.MonkeyPatch, demo: VideoModel, wanted: Wanted, allowed: Allowed
+) -> dict[str, bool]:
+    """Whether a batch's turn was held during each of what takes much of a device."""
+    turn, found = threading.Lock(), dict[str, bool]()
+
+    def noted(place: str, name: str) -> None:
+        does: Callable[..., object] = getattr(importlib.import_module(place), name)
+
+        def noting(*given: Any, **named: Any) -> object:
+            found[name] = turn.locked()
+            return does(*given, **named)
+
+        monkeypatch.setattr(f"{place}.{name}", noting)
+
+    noted("tokenreduce.session", "asked")
+    noted("tokenreduce.viewing", "look")
+    noted("tokenreduce.viewing", "merge")
+    finish = Reducer.finish
+
+    def finishing(self: Reducer, *given: Any) -> object:
+        found["finish"] = turn.locked()
+        return finish(self, *given)
+
+    monkeypatch.setattr(Reducer, "finish", finishing)
+    with Session(wanted, model=demo, turn=turn, allowed=allowed) as session:
+        session.prepare()
+        assert session.ask(QUESTION).fitted.changed == ()
+    assert not turn.locked()
+    return found
+
+
+ON_A_CARD = torch.device("cuda")
+LIMITED = Allowed(vram=64 << 30)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "device", "held"),
+    [
+        (LIMITED, ON_A_CARD, True),
+        (Allowed(), ON_A_CARD, False),
+        (LIMITED, torch.device("cpu"), False),
+    ],
+)
+def test_where_memory_is_limited_nothing_large_is_on_a_card_beside_an_answer(
+    wanted: Wanted,
+    picture: Path,
+    demo: VideoModel,
+    monkeypatch: pytest.MonkeyPatch,
+    allowed: Allowed,
+    device: torch.device,
+    held: bool,
+) -> None:
+    def on_device(turn: Turn | None, _: torch.device, *, limited: bool) -> Turn | None:
+        return alone(turn, device, limited=limited)
+
+    monkeypatch.setattr("tokenreduce.session.alone", on_device)
+    assert _held_while(monkeypatch, demo, wanted, allowed) == {"finish": held, "asked": held}
+    still = replace(wanted, path=picture, over=Overrides())
+    found = _held_while(monkeypatch, demo, still, allowed)
+    assert found == dict.fromkeys(("look", "merge", "finish", "asked"), held)
+
+
+def test_a_batch_counts_what_it_prepares_beside(wanted: Wanted, demo: VideoModel) -> None:
+    predicted = []
+    for turn in (None, threading.Lock()):
+        with Session(wanted, model=demo, turn=turn, allowed=LIMITED) as session:
+            predicted.append(session.ask(QUESTION).fitted.predicted)
+    single, batch = predicted
+    assert single is not None
+    assert batch is not None
+    assert batch > single

@@ -28,12 +28,9 @@ from tokenreduce.models.base import VideoModel
 from tokenreduce.plan import Overrides
 from tokenreduce.result import Answer
 from tokenreduce.session import Session
+from tokenreduce.turns import AHEAD
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.inputs import shown
-
-AHEAD = 2
-"""Files being prepared, or ready, beside the one that is asked about: while one is encoded, another
-is decoded."""
 
 _SIGN_SECONDS = 0.25
 
