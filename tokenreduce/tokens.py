@@ -234,11 +234,13 @@ def add_rows(total: Tensor, index: Tensor, rows: Tensor) -> Tensor:
     every run: index int64 (r,), rows (r, ...) of total's dtype.
 
     On a GPU index_add_ adds atomically, in whatever order its threads come, and sums of floating
-    point differ by it; index_put_ sorts by index first.
+    point differ by it; index_put_ sorts by index first. The range of an index is checked on the
+    CPU alone: elsewhere it would be read back, for which the host waits twice.
     """
     if total.device.type == "cpu":
         return total.index_add_(0, index, rows)
-    return total.index_put_((index,), rows, accumulate=True)
+    unchecked: Tensor = torch.ops.aten._index_put_impl_(total, (index,), rows, True, True)
+    return unchecked
 
 
 def marked(mask: Tensor, count: int) -> Tensor:

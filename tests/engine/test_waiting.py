@@ -1,5 +1,5 @@
-"""A GPU is fast while the host runs ahead of it: what a pruned prefill reads back; and sums that
-come out the same in every run."""
+"""A GPU is fast while the host runs ahead of it: what a pruned prefill and a batch of frames wait
+for; and sums that come out the same in every run."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from tokenreduce.engine.prefill import run
 from tokenreduce.engine.state import State, start
 from tokenreduce.engine.types import Prompt, Prune
 from tokenreduce.methods import METHODS
+from tokenreduce.models.builtin import builtin
+from tokenreduce.models.vision import pixel_values
 from tokenreduce.tokens import Affinity, Tokens, add_rows, marked
 
 LAYERS, TEXT, VISUAL = 28, 5, 120
@@ -33,10 +35,14 @@ class Reads(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aten::")
+        checked = name == "index_put_" and args[3:] == (True,)
         asked = args[1] if name in ("index", "index_put_") else ()
         masks = any(isinstance(index, Tensor) and index.dtype == torch.bool for index in asked)
         brings = name == "lift_fresh" and args[0].numel() > 0
-        self.count += name in READS or masks or brings
+        brings |= (
+            name == "_to_copy" and (kwargs or {}).get("device", args[0].device) != args[0].device
+        )
+        self.count += name in READS or masks or brings or checked
         return func(*args, **(kwargs or {}))
 
 
@@ -108,9 +114,36 @@ def test_add_rows_adds_in_the_order_of_the_rows() -> None:
     for at, row in zip(index.tolist(), rows, strict=True):
         expected[at] += row
     assert torch.equal(add_rows(torch.ones(3, 4), index, rows), expected)
-    # What is done off the CPU takes the same arguments.
-    assert add_rows(torch.ones(3, 4).to("meta"), index.to("meta"), rows.to("meta")).shape == (3, 4)
-    assert torch.equal(torch.ones(3, 4).index_put_((index,), rows, accumulate=True), expected)
+    # What is done off the CPU, where it adds in the same order.
+    impl = torch.ops.aten._index_put_impl_
+    assert torch.equal(impl(torch.ones(3, 4), (index,), rows, True, True), expected)
+
+
+def test_add_rows_reads_no_index_back() -> None:
+    """index_put_ that accumulates asks a GPU for the least and the highest first."""
+    total, index, rows = (
+        part.to("meta") for part in (torch.ones(3, 4), torch.tensor([1, 1]), torch.ones(2, 4))
+    )
+    counting: Any = Reads
+    with counting() as reads:
+        total.index_put_((index,), rows, accumulate=True)
+    assert reads.count == 1
+    with counting() as reads:
+        assert add_rows(total, index, rows) is total
+    assert reads.count == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_batch_of_frames_brings_no_table_after_the_first(device: str) -> None:
+    spec = builtin("llava-video-7b")
+    assert spec is not None
+    side = spec.vision.image_size
+    frames = torch.zeros(1, side, side, 3, dtype=torch.uint8, device=device)
+    pixel_values(frames, spec)
+    counting: Any = Reads
+    with counting() as reads:
+        assert pixel_values(frames, spec).device.type == device
+    assert reads.count == 0
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +31,20 @@ def pixel_values(frames: Tensor, spec: ModelSpec) -> Tensor:
         raise ValueError(
             f"frames are {frames.dtype} {tuple(frames.shape)}, not uint8 (f, {side}, {side}, 3)"
         )
-    byte = torch.arange(256, dtype=torch.float64).div(255).float()
-    mean, std = (torch.tensor(part).unsqueeze(1) for part in (spec.vision.mean, spec.vision.std))
-    tables = ((byte - mean) / std).to(frames.device)
+    tables = _tables(spec.vision.mean, spec.vision.std, frames.device)
     planes = [tables[c][frames[..., c].int()] for c in range(3)]
     return torch.stack(planes, dim=1)
+
+
+@cache
+def _tables(
+    mean: tuple[float, float, float], std: tuple[float, float, float], device: torch.device
+) -> Tensor:
+    """float32 (3, 256) on the device for good: to copy it there, the host waits for all that is in
+    the queue, which would be once for every batch of frames."""
+    byte = torch.arange(256, dtype=torch.float64).div(255).float()
+    of_mean, of_std = (torch.tensor(part).unsqueeze(1) for part in (mean, std))
+    return ((byte - of_mean) / of_std).to(device)
 
 
 def batches(frames: Tensor, device: torch.device) -> tuple[Tensor, ...]:
