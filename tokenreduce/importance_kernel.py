@@ -29,7 +29,7 @@ Needs triton when it is imported; knows nothing about when it pays.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import torch
 import triton
@@ -37,6 +37,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenreduce.tokens import Attention
+from tokenreduce.trial import Outcome, outcome, told
 
 WIDTHS = (16, 32, 64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -107,11 +108,25 @@ def compiled(tile: int) -> dict[str, int]:
     return {"num_warps": 4, "num_stages": 2}
 
 
-@cache
 def proven(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, width: int) -> bool:
-    """Whether the kernels and the plain form agree over 300 positions that were drawn: once for
-    each device in a process. A compiler for a card that no one has tried them on may be wrong in
-    silence, and wrong tokens would stay."""
+    """Whether the kernels and the plain form agree over 300 positions that were drawn: tried once
+    for each device in a process. A compiler for a card that no one has tried them on may be wrong
+    in silence, and wrong tokens would stay.
+
+    Raises RuntimeError where Triton cannot compile or launch, after the first time without trying.
+    """
+    return told(tried(device, dtype, heads, kv_heads, width))
+
+
+@cache
+def tried(
+    device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, width: int
+) -> Outcome:
+    """`proven`, once for each device in a process."""
+    return outcome(partial(_agree, device, dtype, heads, kv_heads, width))
+
+
+def _agree(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, width: int) -> bool:
     from tokenreduce.importance import importance_fused, importance_plain
 
     dice = torch.Generator(device).manual_seed(0)

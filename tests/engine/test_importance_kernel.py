@@ -283,13 +283,36 @@ def test_kernels_are_proven_against_the_plain_form_before_they_are_used(
     drawn = attention_of(1, 4, 2, 8, 32, torch.bfloat16)
     plain = module.importance_plain
     monkeypatch.setattr(module, "importance_fused", lambda given: plain(given) * (1 + wrong))
-    kernels.proven.cache_clear()
+    kernels.tried.cache_clear()
     if wrong:
         with pytest.raises(RuntimeError, match="wrong numbers on cpu"):
             module._prove(drawn)
     else:
         module._prove(drawn)
-    kernels.proven.cache_clear()
+    kernels.tried.cache_clear()
+
+
+@needs_triton
+def test_what_does_not_compile_is_tried_once(
+    called: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every scored layer of every prompt would compile in vain, for seconds each."""
+    kernels = pytest.importorskip("tokenreduce.importance_kernel", exc_type=ImportError)
+    sizes, tries = (torch.device("cpu"), torch.bfloat16, 4, 2, 32), list[Exception]()
+
+    def fail(*_: object, **__: object) -> Tensor:
+        tries.append(torch.OutOfMemoryError("later") if not tries else ValueError("no\n compiler"))
+        raise tries[-1]
+
+    monkeypatch.setattr(module, "importance_fused", fail)
+    kernels.tried.cache_clear()
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels.proven(*sizes)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match=r"^ValueError: no compiler$"):
+            kernels.proven(*sizes)
+    assert len(tries) == 2
+    kernels.tried.cache_clear()
 
 
 @needs_triton

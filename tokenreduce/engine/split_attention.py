@@ -10,7 +10,7 @@ Needs triton when it is imported; knows no cache and not when it pays.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
+
+from tokenreduce.trial import Outcome, outcome, told
 
 WIDTHS = (16, 32, 64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -71,19 +73,31 @@ def attend_proven(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: 
     """`attend`, once it has been seen on this device, in this process, to give what SDPA gives.
 
     A compiler for a card that no one has tried it on may be wrong in silence. Raises RuntimeError
-    where it does not, and what `attend` raises.
+    where it does not, or where Triton cannot compile or launch, and what `attend` raises.
     """
     if not proven(q.device, q.dtype, q.shape[1], keys.shape[1], q.shape[-1]):
         raise RuntimeError(f"the kernels of split attention give wrong numbers on {q.device}")
     return attend(q, keys, values, mask, scale)
 
 
-@cache
 def proven(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, width: int) -> bool:
     """Whether `attend` and SDPA agree over 704 keys that were drawn, some of them masked.
 
-    Triton compiles another kernel for lengths that 16 divides: all are, of a cache of slots.
+    Triton compiles another kernel for lengths that 16 divides: all are, of a cache of slots. Raises
+    RuntimeError where it cannot compile or launch, after the first time without trying.
     """
+    return told(tried(device, dtype, heads, kv_heads, width))
+
+
+@cache
+def tried(
+    device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, width: int
+) -> Outcome:
+    """`proven`, once for each device in a process."""
+    return outcome(partial(_agree, device, dtype, heads, kv_heads, width))
+
+
+def _agree(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, width: int) -> bool:
     dice = torch.Generator(device).manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
