@@ -13,6 +13,11 @@ from tokenreduce.footprint import DRIVER_BYTES, Footprint
 
 _SLACK = 1.03  # a prediction may be 3 % too low
 
+LATER_BYTES = 256 << 20
+"""Of what is free, kept for kernels that CUDA loads when they are first used (of cuBLAS, attention,
+bitsandbytes), outside torch's allocator. An estimate (100 to 300 MiB), not measured here. From a
+size of one's own `footprint.DRIVER_BYTES` is taken, of which these are a part."""
+
 
 @dataclass(frozen=True)
 class Allowed:
@@ -60,12 +65,13 @@ def room_on(device: torch.device, allowed: Allowed) -> Room | None:
     free, total = torch.cuda.mem_get_info(device)
     # What torch has reserved is ours; the driver's share is gone from what is free already.
     ours = free + torch.cuda.memory_reserved(device)
+    left = max(0, ours - LATER_BYTES)
     if vram == "auto":
-        return Room(ours, f"{shown(ours)} free on {device}")
+        return Room(left, f"{shown(left)} of the {shown(ours)} free on {device}")
     if vram > total:
         name = torch.cuda.get_device_name(device)
         raise CapacityError(
             f"--vram {shown(vram)}: {device} ({name}) has {shown(total)}; give at most that, or "
             "auto"
         )
-    return Room(min(vram - DRIVER_BYTES, ours), shown(vram))
+    return Room(min(vram - DRIVER_BYTES, left), shown(vram))

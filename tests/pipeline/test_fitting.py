@@ -26,7 +26,7 @@ from tokenreduce.opening import Wanted
 from tokenreduce.pipeline import answer
 from tokenreduce.plan import Overrides, Plan, of_video, settle
 from tokenreduce.preset import load_preset
-from tokenreduce.room import NO_LIMIT, Allowed, Room, room_on
+from tokenreduce.room import LATER_BYTES, NO_LIMIT, Allowed, Room, room_on
 from tokenreduce.seen import Evidence, Need
 from tokenreduce.session import Session
 
@@ -196,10 +196,12 @@ def test_a_card_s_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert room_on(cuda, NO_LIMIT) is None
     free = room_on(cuda, Allowed("auto"))
     assert free == room_on(cuda, Allowed(None, fit=True))
-    assert free == Room((9 << 30) + 100, "9.0 GiB free on cuda:0")
+    # Kernels that are loaded later take memory that is free now.
+    left = (9 << 30) + 100 - LATER_BYTES
+    assert free == Room(left, "8.8 GiB of the 9.0 GiB free on cuda:0")
     # Of a size of one's own the driver takes its share; never more than is free.
     assert room_on(cuda, Allowed(8 << 30)) == Room((8 << 30) - DRIVER_BYTES, "8.0 GiB")
-    assert room_on(cuda, Allowed(12 << 30)) == Room((9 << 30) + 100, "12.0 GiB")
+    assert room_on(cuda, Allowed(12 << 30)) == Room(left, "12.0 GiB")
     with pytest.raises(CapacityError, match=r"16.0 GiB: cuda:0 \(Toy 3060\) has 12.0 GiB; give at"):
         room_on(cuda, Allowed(16 << 30))
 
