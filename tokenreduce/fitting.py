@@ -15,6 +15,7 @@ from tokenreduce.bytesizes import shown
 from tokenreduce.errors import CapacityError, SettingError
 from tokenreduce.footprint import Footprint, of_plan
 from tokenreduce.models.chat import TIME_TOKENS
+from tokenreduce.models.device_check import writes_attention
 from tokenreduce.models.placement import Placement
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.models.vision import batch_of
@@ -77,6 +78,7 @@ class Asked:
             squares=self.squares,
             many=self.many,
             beside=self.beside,
+            written=writes_attention(self.placement.device, self.placement.dtype),
         )
 
 

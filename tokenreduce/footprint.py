@@ -104,6 +104,7 @@ def footprint(
     cuda: bool = True,
     many: bool = False,
     beside: int = 0,
+    written: bool = False,
 ) -> Footprint:
     """What a run keeps on its device.
 
@@ -118,6 +119,7 @@ def footprint(
     many         several questions: what was read is kept for the next, up to STEM_BYTES
     beside       other files, like this one, whose tokens are held meanwhile: a batch prepares them.
                  On CUDA none of them goes through a stage of its own while this one does
+    written      attention writes out all pairs of tokens (`models.device_check.writes_attention`)
 
     Raises ValueError unless per_layer has one count for each layer.
     """
@@ -140,6 +142,7 @@ def footprint(
         needs,
         cuda,
         0,
+        written,
     )
     run = replace(run, kept=stem(run) if many else 0)
     base: Parts = [("weights", weights(spec, quantize, dtype_bytes))]
@@ -174,11 +177,12 @@ def of_plan(
     squares: int | None = None,
     many: bool = False,
     beside: int = 0,
+    written: bool = False,
 ) -> Footprint:
     """Of a plan settled for its video (`plan.of_video`) or its pictures.
 
-    squares: pictures with all their tiles, which go through the tower. many, beside: see
-    `footprint`. Raises SettingError as `plan.prunes_for`.
+    squares: pictures with all their tiles, which go through the tower. many, beside,
+    written: see `footprint`. Raises SettingError as `plan.prunes_for`.
     """
     counts = layers_of(plan)
     return footprint(
@@ -197,6 +201,7 @@ def of_plan(
         cuda=cuda,
         many=many,
         beside=beside,
+        written=written,
     )
 
 

@@ -20,6 +20,8 @@ _ROWS = 128  # rows of attention scored at once, at most (`tokens.Attention.rows
 _COPIES = 4.5  # of what is held, at the widest moment of a reduction: measured, an upper bound
 _TOKEN_BYTES = 12  # of one token's size and place
 _INDEX_BYTES = 8
+_PAIR_BYTES = 9  # of two tokens in one head: float32 scores, their softmax, and which are -inf
+_COPIED_BYTES = 20  # of a number of the queries: float32 copies of them, keys, values, the result
 
 PartName = Literal[
     "weights",
@@ -29,6 +31,7 @@ PartName = Literal[
     "merging",
     "prompt",
     "LLM",
+    "attention",
     "scoring",
     "dequantised",
     "KV cache",
@@ -59,6 +62,7 @@ class Run:
     needs: frozenset[str]
     cuda: bool
     kept: int
+    written: bool
 
     @property
     def visual(self) -> int:
@@ -77,9 +81,26 @@ class Run:
 def encode(run: Run) -> Parts:
     """One batch in the tower, while reduced and waiting tokens of the frames before are held."""
     return [
-        ("vision", vision_bytes(run.spec, run.batch, run.element, run.needs, cuda=run.cuda)),
+        ("vision", _vision(run)),
         ("visual tokens", waiting(run)),
     ]
+
+
+def _vision(run: Run) -> int:
+    usual = vision_bytes(run.spec, run.batch, run.element, run.needs, cuda=run.cuda)
+    if not run.written:
+        return usual
+    vision = run.spec.vision
+    n, pixels = vision.patches + vision.classes, 3 * run.batch * vision.image_size**2 * run.element
+    # Input, residual, norm, and the three products.
+    beside = pixels + 5 * run.batch * n * vision.width * run.element
+    return max(usual, beside + run.batch * written_bytes(vision.heads, n, vision.width))
+
+
+def written_bytes(heads: int, length: int, width: int) -> int:
+    """What torch's plain attention writes out, where it has no other for a card and a dtype of 16
+    bits: all pairs of tokens of all heads in float32. width: of the queries of all heads."""
+    return length * (_PAIR_BYTES * heads * length + _COPIED_BYTES * width)
 
 
 def waiting(run: Run) -> int:
@@ -175,6 +196,10 @@ def _moments(run: Run) -> Iterator[Parts]:
         queries = length * text.heads * text.head_width * run.element
         # The layer's input, the normed input, the queries while they are turned.
         yield [("LLM", 2 * x + 4 * queries + rope), ("KV cache", kv)]
+        if run.written:
+            pairs = written_bytes(text.heads, length, text.heads * text.head_width)
+            pairs += 4 * length**2  # the causal mask
+            yield [("LLM", 2 * x + queries + rope), ("attention", pairs), ("KV cache", kv)]
         following = run.per_layer[layer + 1 : layer + 2]
         if following and following[0] < visual:
             scored = _scoring(run, text, length) + visual * run.token_bytes

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlavaOnevisionConfig
 
@@ -201,6 +202,24 @@ def test_the_prefill(dtype: torch.dtype, visual: int, prunes: tuple[Prune, ...])
     used, given = read(dtype, visual, prunes)
     found = predicted(given.per_layer, dtype, blockwise=prunes == (RAMP,))
     near(used, of_parts(found, "prefill"))
+
+
+@pytest.mark.parametrize("prunes", [(), (RAMP,)], ids=["merged", "aim"])
+def test_the_prefill_where_attention_writes_out_all_pairs(prunes: tuple[Prune, ...]) -> None:
+    with sdpa_kernel(SDPBackend.MATH):
+        used, given = read(torch.bfloat16, 1000, prunes)
+    found = predicted(given.per_layer, torch.bfloat16, written=True)
+    near(used, of_parts(found, "prefill"))
+    assert found.peak_bytes > 2 * predicted(given.per_layer, torch.bfloat16).peak_bytes
+
+
+def test_the_tower_where_attention_writes_out_all_pairs() -> None:
+    frames = torch.randint(0, 255, (2, *[SIDE * 14] * 2, 3), dtype=torch.uint8)
+    loaded = model(torch.bfloat16)
+    with sdpa_kernel(SDPBackend.MATH):
+        used = peak(lambda: loaded.look(frames, frozenset()))
+    found = predicted([2 * 49] * 8, torch.bfloat16, frames=2, tower_batch=2, written=True)
+    near(used, of_parts(found, "encode", without=["visual tokens"]))
 
 
 def test_a_choice_among_few_rows_can_be_what_is_widest() -> None:

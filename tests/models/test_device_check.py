@@ -23,7 +23,9 @@ from tokenreduce.models.device_check import (
     has_code,
     left_aside,
     meaning,
+    slow_attention,
     why_not,
+    writes_attention,
 )
 from tokenreduce.models.load import load, placed, read_spec
 from tokenreduce.models.placement import choose_device, place
@@ -356,3 +358,47 @@ def test_a_real_card_does_it() -> None:
     assert kernels.fault("nf4", CUDA) is None
     assert kernels.fault("int8", CUDA) is None
     assert placed("demo", device="cuda", warn=print).device == CUDA
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "device", "slow"),
+    [
+        ((7, 5), torch.bfloat16, CUDA, True),
+        ((7, 5), torch.float16, CUDA, False),
+        ((7, 5), torch.float32, CUDA, False),
+        ((8, 0), torch.bfloat16, CUDA, False),
+        ((7, 5), torch.bfloat16, CPU, False),
+    ],
+)
+def test_a_card_without_attention_in_bfloat16_is_known(
+    card: SimpleNamespace,
+    capability: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    slow: bool,
+) -> None:
+    card.capability = capability
+    assert writes_attention(device, dtype) is slow
+    told = slow_attention(device, dtype)
+    assert (told is not None) is slow
+    assert told is None or ("7.5" in told and "try --dtype float16" in told and "\n" not in told)
+
+
+def test_no_card_has_no_slow_attention(card: SimpleNamespace) -> None:
+    card.capability, card.error = (7, 5), RuntimeError("no card")
+    assert not writes_attention(CUDA, torch.bfloat16)
+
+
+def test_it_is_told_before_loading_and_dtype_stays_as_it_is(
+    card: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+) -> None:
+    monkeypatch.setattr(device_check, "fault", lambda *_: None)
+    told: list[str] = []
+    card.capability = (7, 5)
+    assert placed(str(checkpoint), device="cuda", warn=told.append).dtype == torch.bfloat16
+    assert len(told) == 1
+    assert "only slow attention" in told[0]
+    placed(str(checkpoint), device="cuda", dtype="float16", warn=told.append)
+    card.capability = (8, 6)
+    placed(str(checkpoint), device="cuda", warn=told.append)
+    assert len(told) == 1

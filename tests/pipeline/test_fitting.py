@@ -334,3 +334,16 @@ def test_a_session_goes_back_to_what_was_given_when_it_is_changed(
     assert second.frames.requested == 4
     assert second.fitted.changed == ()
     assert shown(first.fitted.limit or 0).endswith("MiB")
+
+
+def test_attention_that_is_written_out_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a card before 8.0 in bfloat16: two float32 copies of 28 x n x n."""
+    this = asked()
+    plan = this.planned(Overrides(frames=64))
+    usual = this.takes(plan, 4)
+    monkeypatch.setattr("tokenreduce.fitting.writes_attention", lambda *_: True)
+    told = this.takes(plan, 4)
+    length = plan.budget_for(plan.raw)
+    assert dict(told.fullest.parts)["attention"] > 2 * 4 * 28 * length**2
+    assert told.peak_bytes > usual.peak_bytes
+    assert "attention" not in {name for stage in usual.stages for name, _ in stage.parts}

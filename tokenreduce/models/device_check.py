@@ -63,6 +63,27 @@ def check_device(device: torch.device) -> None:
         )
 
 
+def writes_attention(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch's attention writes out all pairs of tokens there: in bfloat16 its other forms,
+    flash and memory-efficient, begin at compute capability 8.0. False of a card that is not here.
+    """
+    if device.type != "cuda" or dtype != torch.bfloat16 or torch.version.hip or not available():
+        return False
+    return torch.cuda.get_device_capability(device) < (8, 0)
+
+
+def slow_attention(device: torch.device, dtype: torch.dtype) -> str | None:
+    """A warning of that, with what to try; None where there is nothing to warn of."""
+    if not writes_attention(device, dtype):
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return (
+        f"device {device}: in bfloat16 a card of compute capability {major}.{minor} has only slow "
+        "attention, whose memory grows with the square of a prompt's length; try --dtype float16, "
+        "which has a better one, and compare an answer: some models overflow in it"
+    )
+
+
 def check_kernels(quantize: Quantize, device: torch.device) -> None:
     """Raises CapacityError where bitsandbytes cannot compute with such weights on `device`."""
     wrong = fault(quantize, device)

@@ -11,7 +11,7 @@ from tokenreduce.events import Watcher, ignore
 from tokenreduce.models.aliases import ALIASES
 from tokenreduce.models.base import VideoModel
 from tokenreduce.models.builtin import builtin
-from tokenreduce.models.device_check import check_device, check_room, left_aside
+from tokenreduce.models.device_check import check_device, check_room, left_aside, slow_attention
 from tokenreduce.models.families import FAMILIES, family_of
 from tokenreduce.models.fetching import weights_folder
 from tokenreduce.models.files import CONFIG, read_json
@@ -69,14 +69,18 @@ def placed(
     """Where and how `load` would put the model, with all refused that can be without its weights.
 
     The device is asked first, before even the configuration of a model that is not here. warn: told
-    where "auto" leaves a card aside. Raises what `load` raises for settings and devices.
+    where "auto" leaves a card aside, and of a dtype for which a card has only slow attention.
+    Raises what `load` raises for settings and devices.
     """
     check_device(choose_device(device))
     if (told := left_aside(device)) is not None:
         warn(told)
     _check_size(name, device, dtype, quantize, device_map)
     source = resolve(name, revision, offline=offline)
-    return _settled(source, device, dtype, quantize, device_map, max_memory_bytes)[0]
+    found = _settled(source, device, dtype, quantize, device_map, max_memory_bytes)[0]
+    if (told := slow_attention(found.device, found.dtype)) is not None:
+        warn(told)
+    return found
 
 
 def _check_size(name: str, device: str, dtype: str, quantize: str, device_map: str) -> None:
