@@ -11,13 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from tokenreduce.captions import Line
-from tokenreduce.fitting import (
-    Asked,
-    entering,
-    fitted,
-    halved,
-    text_estimate,
-)
+from tokenreduce.fitting import fitted
 from tokenreduce.models.placement import Placement
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.opening import Opened, Wanted
@@ -25,11 +19,12 @@ from tokenreduce.plan import Overrides, Plan, of_video
 from tokenreduce.preset import load_preset
 from tokenreduce.result import Fitted
 from tokenreduce.room import Allowed, Room
+from tokenreduce.sizing import Asked, entering, halved, text_estimate
 from tokenreduce.subject import Stills, Subject
 from tokenreduce.subtitles import MOST_TOKENS
 from tokenreduce.video.inputs import shown
 
-_MOST_CHARACTERS = 3 * MOST_TOKENS  # of subtitles; three make a token, as `fitting` counts
+_MOST_CHARACTERS = 3 * MOST_TOKENS  # of subtitles; three make a token, as `sizing` counts
 _HISTORY = "x" * 3 * 1024  # as long as what a chat tells again
 _QUESTION = "x" * 300
 

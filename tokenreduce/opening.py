@@ -7,7 +7,7 @@ weights.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tokenreduce.cache.digest import of_file
 from tokenreduce.cache.store import Cache
@@ -99,6 +99,20 @@ def opened(
     if wanted.subtitles == EMBEDDED:
         said = _embedded(subject, child, clock)
     return Opened(subject, plan, shelf, None if shelf is None else shelf.find(plan), said)
+
+
+def reopened(
+    about: Opened, wanted: Wanted, spec: ModelSpec, kept: Kept | None, clock: Clock
+) -> Opened:
+    """The same file, of which all is known, with other settings. Raises SettingError for what
+    cannot be done with them."""
+    if isinstance(about.subject, Stills):
+        return replace(about, plan=wanted.settled(spec, about.subject))
+    probe = about.subject.probe
+    plan = of_video(wanted.settled(spec, None), spec, probe.seconds, probe.fps, shown(probe.path))
+    check_context(plan, spec, 0, plan.raw)
+    shelf = None if kept is None else kept.shelf(plan, spec, probe.path, clock)
+    return replace(about, plan=plan, shelf=shelf, found=None if shelf is None else shelf.find(plan))
 
 
 def _warn_of_no_use(wanted: Wanted, clock: Clock) -> None:

@@ -13,20 +13,20 @@ from types import TracebackType
 from tokenreduce import memory
 from tokenreduce.cache.store import Cache
 from tokenreduce.clock import Clock
+from tokenreduce.course import Course
 from tokenreduce.errors import CapacityError
 from tokenreduce.events import Watcher, ignore
 from tokenreduce.making_room import Maker, advice
 from tokenreduce.models.base import Stem, VideoModel, never
-from tokenreduce.models.batched import batch_size, in_batches
 from tokenreduce.occupant import Occupant, Placing
-from tokenreduce.opening import Kept, Opened, Wanted, opened
+from tokenreduce.opening import Opened, Wanted
 from tokenreduce.plan import Overrides, Plan, check_context, check_question
 from tokenreduce.preset import Preset
 from tokenreduce.replying import Turn, asked, foreseen, words
-from tokenreduce.result import Answer, Fitted
-from tokenreduce.room import NO_LIMIT, Allowed, room_on
+from tokenreduce.result import Answer
+from tokenreduce.room import NO_LIMIT, Allowed
 from tokenreduce.sheet import Sheet
-from tokenreduce.subject import Footage, check_there
+from tokenreduce.subject import Footage
 from tokenreduce.turns import AHEAD, alone, in_turn
 from tokenreduce.turns import Turn as Lock
 from tokenreduce.video.decoder import Decoder
@@ -76,23 +76,20 @@ class Session:
         finished: Callable[[Answer, VideoModel], None] | None = None,
         watch: Watcher = ignore,
     ) -> None:
-        self._wanted = self._given = wanted
-        self._maker = Maker(allowed or NO_LIMIT, many, AHEAD if turn is not None else 0)
         self._finished = finished
-        self._fitted = Fitted()
-        self._batch: int | None = None
-        self._stepped: Fitted | None = None
-        limit = self._maker.allowed.vram
-        vram_bytes = limit if isinstance(limit, int) else None
-        self._model = Occupant(model, placing or Placing(), named, vram_bytes)
+        limits_of = allowed or NO_LIMIT
+        vram_bytes = limits_of.vram if isinstance(limits_of.vram, int) else None
+        occupant = Occupant(model, placing or Placing(), named, vram_bytes)
         self._lent = decoder is not None
         self._turn = turn
         self._child = decoder or Decoder(limits or Limits())
-        self._cache = cache
+        maker = Maker(limits_of, many, AHEAD if turn is not None else 0)
+        # Who wants to see the frames gets none from the cache.
+        kept = None if keep_sheet else cache
+        self._course = Course(wanted, occupant, self._child, kept, maker)
         self._keep_sheet = keep_sheet
         self._many = many
         self._watch = watch
-        self._opened: Opened | None = None
         self._viewed: Viewed | None = None
         self._stem: Stem | None = Stem() if many else None
         self._troubled = False
@@ -122,7 +119,7 @@ class Session:
     @property
     def plan(self) -> Plan | None:
         """What is done with the file; None before the first question."""
-        return None if self._opened is None else self._opened.plan
+        return self._course.plan
 
     def prepare(self, watch: Watcher | None = None) -> None:
         """Decodes and encodes now what the first question would have; its account will hold it.
@@ -159,25 +156,17 @@ class Session:
                 plan = self.plan
                 if plan is None or not memory.ran_out(error):
                     raise
-                if not self._steps_down:
-                    raise CapacityError(advice(plan, self._wanted.over)) from error.__cause__
+                # Whoever lends the decoder steps down in their own way.
+                if self._lent or not self._course.steps_down:
+                    raise CapacityError(advice(plan, self._course.wanted.over)) from error.__cause__
             # Not in the handler: there the failed attempt's tensors are still held.
             self._step_down(plan)
 
-    @property
-    def _steps_down(self) -> bool:
-        """Once, where it is allowed; whoever lends the decoder steps down in their own way."""
-        return self._maker.allowed.fit and self._stepped is None and not self._lent
-
     def _step_down(self, plan: Plan) -> None:
         """Forgets what was viewed; from now on half of everything is asked for."""
-        model = self._model.loaded
-        usual = 1 if model is None else batch_size(in_batches(model, self._batch))
-        self._wanted, self._batch, self._stepped = self._maker.stepped(self._wanted, plan, usual)
-        self._opened = self._viewed = self._prepared = None
+        self._viewed = self._prepared = None
         self._stem = Stem() if self._many else None
-        if model is not None:
-            memory.free_device(model.device)
+        self._course.step_down(plan)
 
     def _asked(
         self,
@@ -194,7 +183,7 @@ class Session:
             model, about = self._begin(clock)
         else:
             clock.resume(seen)
-            model, about = self._loaded(clock), self._open(clock)
+            model, about = self._course.loaded(clock), self._course.open(clock)
         if self._viewed is None:  # then it can be refused before anything is decoded
             text = foreseen(model, asking, about.plan, about.subject)
             check_context(about.plan, model.spec, text, about.plan.raw)
@@ -216,7 +205,7 @@ class Session:
                     stop=stop,
                     paid=paid,
                 )
-        answer = replace(answer, fitted=self._fitted)
+        answer = replace(answer, fitted=self._course.fitted)
         if self._finished is not None:
             self._finished(answer, model)
         return answer
@@ -225,68 +214,20 @@ class Session:
         """Another preset or other settings from the next question on. The model stays; the video
         is decoded again unless the cache has what is wanted. Raises SettingError, and leaves all
         as it was, for what cannot be."""
-        wanted = replace(
-            self._given,
-            preset=self._given.preset if preset is None else preset,
-            over=self._given.over if over is None else over,
-        )
-        if self._opened is None:
-            wanted.settled(self._model.spec(), None)
-            self._wanted = wanted
-        else:
-            self._opened = self._open_as(wanted, Clock())
-        self._given, self._viewed, self._prepared = wanted, None, None
+        self._course.change(preset, over)
+        self._viewed = self._prepared = None
         self._stem = Stem() if self._many else None
 
     def _begin(self, clock: Clock) -> tuple[VideoModel, Opened]:
-        about = self._open(clock)
-        model = self._loaded(clock)
+        about = self._course.open(clock)
+        model = self._course.loaded(clock)
         if self._turn is None:  # else it would fall into another's answer: see `batch.desk`
             memory.reset_device_peak(model.device)
         clock.question_begins()
         return model, about
 
-    def _open(self, clock: Clock) -> Opened:
-        if self._opened is None:
-            self._opened = self._open_as(self._wanted, clock)
-        return self._opened
-
-    def _open_as(self, wanted: Wanted, clock: Clock) -> Opened:
-        """Opened, and made to fit where memory is limited. Leaves all as it was if it raises."""
-        if self._model.awaited:  # told before anything of it is fetched
-            check_there(wanted.path)
-        where = self._model.placement(clock)
-        # Of layers that are spread nothing is foreseen: `spread` leaves room on every GPU.
-        room = None if where.layers else room_on(where.device, self._maker.allowed)
-        spec = self._model.spec()
-        found = opened(wanted, spec, self._child, self._kept(), clock)
-        self._model.check()
-        changed = () if self._stepped is None else self._stepped.changed
-        told, batch = Fitted(changed=changed), self._batch
-        if room is not None:
-            made = self._maker.made(wanted, found, spec, where, room)
-            told = replace(made.told, changed=(*changed, *made.told.changed))
-            batch = min(made.batch, batch or made.batch)
-            if made.wanted != wanted:
-                wanted = made.wanted
-                found = opened(wanted, spec, self._child, self._kept(), clock)
-        if told.changed:
-            clock.warn(f"made to fit: {'; '.join(told.changed)}")
-        self._wanted, self._fitted, self._batch = wanted, told, batch
-        return found
-
-    def _kept(self) -> Kept | None:
-        """The cache, if tokens of this model can be told from those of any other."""
-        if self._cache is None or self._keep_sheet:
-            return None
-        told = self._model.identity()
-        return None if told is None else Kept(self._cache, told, self._model.placing.told)
-
-    def _loaded(self, clock: Clock) -> VideoModel:
-        return in_batches(self._model.here(clock), self._batch)
-
     def _alone(self, model: VideoModel) -> Lock | None:
-        return alone(self._turn, model.device, limited=self._maker.allowed.anything)
+        return alone(self._turn, model.device, limited=self._course.limited)
 
     def _view(self, model: VideoModel, about: Opened, clock: Clock) -> Viewed:
         """From the cache, or decoded and kept there."""

@@ -14,8 +14,8 @@ from torch import Tensor
 from tokenreduce.bytesizes import parse, shown
 from tokenreduce.demo import clips
 from tokenreduce.errors import CapacityError, SettingError
-from tokenreduce.events import Event, Warned
-from tokenreduce.fitting import SHARE, Asked, entering, fitted, halved, text_estimate
+from tokenreduce.events import Event, Started, Warned
+from tokenreduce.fitting import SHARE, fitted
 from tokenreduce.footprint import DRIVER_BYTES
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.models.batched import InBatches, batch_size, in_batches
@@ -29,6 +29,7 @@ from tokenreduce.preset import load_preset
 from tokenreduce.room import LATER_BYTES, NO_LIMIT, Allowed, Room, room_on
 from tokenreduce.seen import Evidence, Need
 from tokenreduce.session import Session
+from tokenreduce.sizing import Asked, entering, halved, text_estimate
 
 CPU = torch.device("cpu")
 MIB = 1 << 20
@@ -280,6 +281,20 @@ def ask(model: Any, clip: Path, **given: Any) -> tuple[Any, list[str]]:
     return found, told
 
 
+def test_what_is_made_to_fit_is_probed_once(demo: VideoModel, clip: Path) -> None:
+    parts: list[str] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Started):
+            parts.append(event.part)
+
+    limit = ask(demo, clip, vram=1)[0].fitted.predicted * 99 // 100
+    size = f"{limit / MIB:.3f}MiB"
+    made = answer(clip, "Which?", model=demo, frames=16, vram=size, fit=True, watch=watch)
+    assert made.fitted.changed
+    assert parts.count("probe") == 1
+
+
 def test_an_answer_says_what_was_changed(demo: VideoModel, clip: Path) -> None:
     free, quiet = ask(demo, clip)
     assert free.fitted.limit is None
@@ -341,7 +356,7 @@ def test_attention_that_is_written_out_is_foreseen(monkeypatch: pytest.MonkeyPat
     this = asked()
     plan = this.planned(Overrides(frames=64))
     usual = this.takes(plan, 4)
-    monkeypatch.setattr("tokenreduce.fitting.writes_attention", lambda *_: True)
+    monkeypatch.setattr("tokenreduce.sizing.writes_attention", lambda *_: True)
     told = this.takes(plan, 4)
     length = plan.budget_for(plan.raw)
     assert dict(told.fullest.parts)["attention"] > 2 * 4 * 28 * length**2

@@ -57,7 +57,7 @@ def opening(clip: Path, cache: Cache, parts: list[str]) -> Open:
 
     def open_one(path: Path = clip, preset: str = "balanced", **given: Any) -> Session:
         known: dict[str, Any] = {"model": "demo", "cache": cache, "watch": note}
-        for name in ("many", "model", "keep_sheet"):
+        for name in ("many", "model", "keep_sheet", "cache"):
             if name in given:
                 known[name] = given.pop(name)
         wanted: dict[str, Any] = {"frames": 12, **given}
@@ -186,8 +186,7 @@ def test_a_damaged_entry_is_recomputed(opening: Open, cache: Cache) -> None:
 
 def test_without_a_place_for_the_cache_there_is_one_warning(opening: Open, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with opening(many=True) as session:
-        session._cache = Cache(tmp_path / "file" / "cache")
+    with opening(many=True, cache=Cache(tmp_path / "file" / "cache")) as session:
         first, second = session.ask(QUESTION), session.ask(OTHER)
     (told,) = first.warnings
     assert "going on without it" in told

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tokenreduce.batch.rows import SteppedDown
-from tokenreduce.fitting import halved
 from tokenreduce.plan import Overrides, Plan
+from tokenreduce.sizing import halved
 
 
 def smaller(plan: Plan, over: Overrides) -> tuple[Overrides, SteppedDown]:

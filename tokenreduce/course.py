@@ -1,0 +1,125 @@
+"""What is done with the file of a session: settled, opened, made to fit its device, changed.
+
+Knows which settings are asked for now and which were given. Decodes nothing, loads no weights, and
+knows no question.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tokenreduce import memory
+from tokenreduce.cache.store import Cache
+from tokenreduce.clock import Clock
+from tokenreduce.making_room import Maker
+from tokenreduce.models.base import VideoModel
+from tokenreduce.models.batched import batch_size, in_batches
+from tokenreduce.occupant import Occupant
+from tokenreduce.opening import Kept, Opened, Wanted, opened, reopened
+from tokenreduce.plan import Overrides, Plan
+from tokenreduce.preset import Preset
+from tokenreduce.result import Fitted
+from tokenreduce.room import room_on
+from tokenreduce.subject import check_there
+from tokenreduce.video.decoder import Decoder
+
+
+class Course:
+    """wanted: as given; cache: of visual tokens, None keeps nothing and finds nothing."""
+
+    def __init__(
+        self, wanted: Wanted, model: Occupant, child: Decoder, cache: Cache | None, maker: Maker
+    ) -> None:
+        self._given = self.wanted = wanted
+        self._model = model
+        self._child = child
+        self._cache = cache
+        self._maker = maker
+        self._opened: Opened | None = None
+        self._stepped: Fitted | None = None
+        self._batch: int | None = None
+        self.fitted = Fitted()
+
+    @property
+    def plan(self) -> Plan | None:
+        """What is done with the file; None before it is opened."""
+        return None if self._opened is None else self._opened.plan
+
+    @property
+    def limited(self) -> bool:
+        """Whether the device's memory is."""
+        return self._maker.allowed.anything
+
+    @property
+    def steps_down(self) -> bool:
+        """Whether less may be asked for where memory did not suffice: once."""
+        return self._maker.allowed.fit and self._stepped is None
+
+    def step_down(self, plan: Plan) -> None:
+        """Half of everything from now on, where memory did not suffice for `plan`."""
+        model = self._model.loaded
+        usual = 1 if model is None else batch_size(in_batches(model, self._batch))
+        self.wanted, self._batch, self._stepped = self._maker.stepped(self.wanted, plan, usual)
+        self._opened = None
+        if model is not None:
+            memory.free_device(model.device)
+
+    def change(self, preset: str | Preset | None, over: Overrides | None) -> None:
+        """Another preset or other settings from now on. Raises as `open`, and leaves all as it
+        was, for what cannot be."""
+        wanted = replace(
+            self._given,
+            preset=self._given.preset if preset is None else preset,
+            over=self._given.over if over is None else over,
+        )
+        if self._opened is None:
+            wanted.settled(self._model.spec(), None)
+            self.wanted = wanted
+        else:
+            self._opened = self._open(wanted, Clock())
+        self._given = wanted
+
+    def open(self, clock: Clock) -> Opened:
+        """At the first call opened, and made to fit where memory is limited; told in `fitted`.
+
+        Raises InputError for files, SettingError for what cannot be done, ModelError for a model's
+        files, CapacityError for what does not fit; then all is left as it was.
+        """
+        if self._opened is None:
+            self._opened = self._open(self.wanted, clock)
+        return self._opened
+
+    def loaded(self, clock: Clock) -> VideoModel:
+        """The model, with as many frames at once in its tower as fit. Raises as
+        `models.load.load`."""
+        return in_batches(self._model.here(clock), self._batch)
+
+    def _open(self, wanted: Wanted, clock: Clock) -> Opened:
+        if self._model.awaited:  # told before anything of it is fetched
+            check_there(wanted.path)
+        where = self._model.placement(clock)
+        # Of layers that are spread nothing is foreseen: `spread` leaves room on every GPU.
+        room = None if where.layers else room_on(where.device, self._maker.allowed)
+        spec = self._model.spec()
+        found = opened(wanted, spec, self._child, self._kept(), clock)
+        self._model.check()
+        changed = () if self._stepped is None else self._stepped.changed
+        told, batch = Fitted(changed=changed), self._batch
+        if room is not None:
+            made = self._maker.made(wanted, found, spec, where, room)
+            told = replace(made.told, changed=(*changed, *made.told.changed))
+            batch = min(made.batch, batch or made.batch)
+            if made.wanted != wanted:
+                wanted = made.wanted
+                found = reopened(found, wanted, spec, self._kept(), clock)
+        if told.changed:
+            clock.warn(f"made to fit: {'; '.join(told.changed)}")
+        self.wanted, self.fitted, self._batch = wanted, told, batch
+        return found
+
+    def _kept(self) -> Kept | None:
+        """The cache, if tokens of this model can be told from those of any other."""
+        told = None if self._cache is None else self._model.identity()
+        if self._cache is None or told is None:
+            return None
+        return Kept(self._cache, told, self._model.placing.told)
