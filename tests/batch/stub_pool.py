@@ -34,6 +34,7 @@ class StubPool:
     behave: Callable[[str, str], Does]
     workers: tuple[str, ...] = ("a",)
     refused: dict[str, str] = field(default_factory=dict)
+    warned: tuple[str, ...] = ()  # of a device, by every worker that is ready
     started: list[str] = field(default_factory=list)
     given: list[tuple[str, Task]] = field(default_factory=list)
     ended: bool = False
@@ -48,7 +49,7 @@ class StubPool:
         if worker in self.refused:
             self._told.append(m.Died(worker, "has no memory", self.refused[worker]))
         else:
-            self._told.append(m.Ready(worker, "cpu", 0.0))
+            self._told.append(m.Ready(worker, "cpu", 0.0, told=self.warned))
 
     def give(self, worker: str, task: Task) -> None:
         self.given.append((worker, task))

@@ -57,10 +57,11 @@ class Desk:
         refused: dict[str, str] | None = None,
         again: bool = False,
         interrupt_at: int | None = None,
+        warned: tuple[str, ...] = (),
         **policy: Any,
     ) -> Outcome:
         path = ledger_of(self.output)
-        self.pool = StubPool(behave or agree, workers, refused or {})
+        self.pool = StubPool(behave or agree, workers, refused or {}, warned)
         self.seen = []
         with Ledger.open(path) if path.exists() else Ledger.create(path) as ledger:
             ledger.add_settings(DIGEST, {}, {})
@@ -102,6 +103,12 @@ def desk(tmp_path: Path) -> Desk:
 
 def agree(file: str, question: str) -> str:
     return "yes"
+
+
+def test_what_a_worker_says_of_its_device_is_told(desk: Desk) -> None:
+    desk.files("a.mp4")
+    desk.run(desk.jobs(["a.mp4"]), warned=("only slow attention",))
+    assert desk.of(Trouble) == [Trouble("only slow attention", worker="a")]
 
 
 def break_down(file: str, question: str) -> Failure:

@@ -163,10 +163,12 @@ class Driver:
 
     def _hear(self, message: m.Message) -> None:
         match message:
-            case m.Ready(worker, device, seconds, host):
+            case m.Ready(worker, device, seconds, host, told):
                 self._hosts[worker] = host or self._host
                 self._hands[worker].ready, self._hands[worker].failed_starts = True, 0
                 self._watch(WorkerReady(worker, device, seconds))
+                for text in told:
+                    self._watch(Trouble(text, worker=worker))
             case m.Working(worker, number, part, done, total):
                 owed = self._hands[worker].of(number)
                 if owed is not None:

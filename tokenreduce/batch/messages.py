@@ -11,12 +11,14 @@ from tokenreduce.events import Part
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker has loaded its model. device: such as cuda:0; host: None if it is the driver's."""
+    """A worker has loaded its model. device: such as cuda:0; host: None if it is the driver's;
+    told: what the user should know of this model on this device."""
 
     worker: str
     device: str
     seconds: float
     host: str | None = None
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ def serve(setup: Setup, inbox: Inbox, tell: Callable[[Message], None]) -> None:
     from tokenreduce.batch.desk import Desk, one_line
     from tokenreduce.errors import TokenReduceError
     from tokenreduce.memory import sufficient
+    from tokenreduce.models.device_check import slow_attention
     from tokenreduce.models.load import load
 
     if setup.threads is not None:
@@ -115,6 +116,8 @@ def serve(setup: Setup, inbox: Inbox, tell: Callable[[Message], None]) -> None:
     except TokenReduceError as error:
         tell(Died(setup.worker, one_line(error), type(error).__name__))
         return
-    tell(Ready(setup.worker, str(model.device), time.perf_counter() - began))
+    slow = slow_attention(model.device, model.dtype)
+    told = () if slow is None else (slow,)
+    tell(Ready(setup.worker, str(model.device), time.perf_counter() - began, told=told))
     with Desk(setup.recipe, model, setup.worker, inbox, tell) as desk:
         desk.work()
