@@ -172,6 +172,7 @@ class _Look:
             "dtype": str(self._where.dtype).removeprefix("torch."),
             "quantize": self._where.quantize,
             "limit": self._limit,
+            "host_free": self._host_free,
             "plans": [one.to_json() for one in found],
         }
 
@@ -192,7 +193,9 @@ class _Look:
         for one in found:
             rows += [
                 ("", ""),
-                *details(one, self._limit, pictures=bool(self._subject.images)),
+                *details(
+                    one, self._limit, pictures=bool(self._subject.images), host_free=self._host_free
+                ),
             ]
         width = max(len(label) for label, _ in rows)
         for label, text in rows:
@@ -209,12 +212,20 @@ class _Look:
     def _limit(self) -> int | None:
         return None if self._room is None else max(0, self._room.limit_bytes)
 
+    @property
+    def _host_free(self) -> int | None:
+        """Where the run would take the host's memory, and that is known."""
+        from tokenreduce.memory import host_free_bytes
+
+        return host_free_bytes() if self._where.device.type == "cpu" else None
+
     def _device(self) -> str:
         from .cost import size
 
         kind = str(self._where.device)
         if self._room is None or self._limit is None:
-            return kind
+            free = self._host_free
+            return kind if free is None else f"{kind}, {size(free)} of the host's memory free"
         told = f"{kind}, {self._room.named}"
         return f"{told}: {size(self._limit)} for tensors, 3 % to be left free"
 

@@ -14,9 +14,10 @@ _ALWAYS = ("weights", "workspace")  # parts of every stage
 
 
 def details(
-    one: Forecast | Refused, limit: int | None, *, pictures: bool
+    one: Forecast | Refused, limit: int | None, *, pictures: bool, host_free: int | None = None
 ) -> Iterator[tuple[str, str]]:
-    """limit: bytes of tensors that there is room for; None where nothing limits them."""
+    """limit: bytes of tensors that there is room for; None where nothing limits them. host_free: of
+    the memory of the host, where that is what the run would take; None if it is not."""
     if isinstance(one, Refused):
         yield "preset", f"{one.preset}: cannot be used: {one.why}"
         return
@@ -54,6 +55,12 @@ def details(
         yield "", f"and about {size(one.found.driver_bytes)} for the driver, beside it"
     if limit is not None:
         yield "fits", _fits(one, limit)
+    elif host_free is not None and peak > host_free:
+        yield (
+            "fits",
+            f"no: the host has {size(host_free)} free; --quantize nf4, a smaller --model or a card "
+            "(--vram plans for one) may do",
+        )
     yield "seconds", _seconds(one)
 
 

@@ -101,6 +101,28 @@ def test_what_is_told(run: Run, tiny_video: Path) -> None:
     assert any(line.startswith("none ") for line in table)
 
 
+def test_on_a_cpu_the_host_s_memory_is_the_limit(
+    run: Run, tiny_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("plan", str(tiny_video), "--device", "cpu")
+    for free, fits in (
+        (20 << 30, "no: the host has 20.0 GiB free"),
+        (60 << 30, None),
+        (None, None),
+    ):
+        monkeypatch.setattr("tokenreduce.memory.host_free_bytes", lambda free=free: free)
+        lines = run(*given).stdout.splitlines()
+        told = [line.removeprefix("fits").strip() for line in lines if line.startswith("fits")]
+        assert (told == []) == (fits is None)
+        assert all(line.startswith(fits or "") for line in told)
+        assert json.loads(run(*given, "--json").stdout)["host_free"] == free
+        (device,) = (line for line in lines if line.startswith("device"))
+        assert ("of the host's memory free" in device) == (free is not None)
+    # A card that is planned for has a memory of its own.
+    card = run("plan", str(tiny_video), "--vram", "8GiB")
+    assert "host" not in card.stdout
+
+
 def test_a_folder_of_quantised_weights_is_planned_for_as_that(
     run: Run, tiny_video: Path, tmp_path: Path
 ) -> None:
