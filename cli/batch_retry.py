@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -10,6 +11,8 @@ from tokenreduce.batch.jobs import Asked, Job
 from tokenreduce.batch.ledger import Ledger, Settings, ledger_of
 from tokenreduce.batch.rows import id_of
 from tokenreduce.batch.sources import Listing
+from tokenreduce.errors import InputError
+from tokenreduce.video.inputs import shown
 
 from . import render
 from .batch_run import FAILURES, NOTHING, TERMINATED, Run
@@ -21,6 +24,7 @@ def retried(output: str, numbers: Mapping[str, Any]) -> int:
     """The exit code, as of one run over all settings that had failed rows; NOTHING if none had."""
     with closing(Ledger.open(ledger_of(output), readonly=True)) as ledger:
         found = [(one, _listing(ledger, one)) for one in ledger.settings().values()]
+    _check_here([job.path for _, listing in found for job in listing.jobs])
     codes = set[int]()
     for settings, listing in found:
         if listing.rows:
@@ -32,6 +36,17 @@ def retried(output: str, numbers: Mapping[str, Any]) -> int:
     if not codes:
         render.show("no row has failed")
     return next((code for code in (FAILURES, 0) if code in codes), NOTHING)
+
+
+def _check_here(files: Sequence[str]) -> None:
+    """Raises InputError if all are named relative to a folder that cannot be this one: asked here,
+    every row would only lose the reason why it failed."""
+    if files and not any(os.path.isabs(file) or os.path.lexists(file) for file in files):
+        more = f" and of {len(files) - 1:,} more" if len(files) > 1 else ""
+        raise InputError(
+            f"{shown(files[0])}: there is nothing of that name here{more}; the names are relative "
+            "to the folder in which the batch ran: retry there"
+        )
 
 
 def _listing(ledger: Ledger, settings: Settings) -> Listing:

@@ -106,6 +106,28 @@ def test_what_no_file_could_be_asked_with_is_refused_at_once(tmp_path: Path) -> 
         recipe(model=str(tmp_path)).check()
 
 
+def test_an_output_without_a_name_is_refused_and_nothing_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingError, match="the name is empty; give a file"):
+        Output.open("", recipe(), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_start_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "out[1].jsonl"
+    left = [tmp_path / f"out[1].jsonl.ledger.0123abcd.new{end}" for end in ("", "-wal", "-shm")]
+    others = [tmp_path / name for name in ("out[1].jsonl.ledger.mine.new", "out1.jsonl.ledger.new")]
+    for one in (*left, *others):
+        one.touch()
+    with Output.open(str(path), recipe(), {}) as output:
+        output.projection.rewrite()
+        output.finish()
+    assert not any(one.exists() for one in left)
+    assert all(one.exists() for one in others)
+
+
 def test_other_settings_on_an_output_are_refused_with_the_choice(tmp_path: Path) -> None:
     path = str(tmp_path / "out.jsonl")
     plain, other = recipe(), recipe(preset="fast", sampling=Sampling(seed=1))

@@ -51,6 +51,7 @@ def record(out: str, *rows: Row) -> None:
     with Ledger.open(ledger_of(out)) as ledger:
         for row in rows:
             ledger.record(row)
+            Path(row.file).touch()
 
 
 @dataclass
@@ -111,6 +112,27 @@ def test_interrupted_it_asks_nothing_more(
 def test_where_nothing_failed_it_says_so(run: Run, out: str) -> None:
     result = run("results", "retry", out, "--failed")
     assert (result.exit_code, result.stderr) == (4, "no row has failed\n")
+
+
+def test_from_a_folder_where_no_file_is_nothing_is_asked(
+    run: Run,
+    out: str,
+    tmp_path: Path,
+    part: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record(out, failed(1), failed(2), failed(3))
+    stub = StubRun([0])
+    monkeypatch.setattr(part("batch_retry"), "Run", stub)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = run("results", "retry", f"../{out}", "--failed")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert "1.mp4: there is nothing of that name here and of 2 more" in line
+    assert stub.asked == []
+    Path("2.mp4").touch()  # some may have been deleted
+    assert run("results", "retry", f"../{out}", "--failed").exit_code == 0
 
 
 def test_settings_that_mean_something_else_by_now_are_told_and_nothing_is_asked(

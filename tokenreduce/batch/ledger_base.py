@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from tokenreduce.batch import durable, ledger_schema
 from tokenreduce.batch.ledger_faults import LedgerError, database, system
 from tokenreduce.batch.ledger_schema import Mode
 from tokenreduce.video.inputs import shown
+
+
+def clear_unfinished(path: Path) -> None:
+    """Removes what a killed `Base.create` left beside `path`. Only for whoever holds the output's
+    lock: else another process may be at one of these now."""
+    for left in path.parent.glob(f"{escape(path.name)}.{'[0-9a-f]' * 8}.new*"):
+        with suppress(OSError):
+            left.unlink()
 
 
 class Base:

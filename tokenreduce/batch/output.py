@@ -13,6 +13,7 @@ from typing import Self
 
 from tokenreduce.batch.exporting import Projection, begun, move_aside
 from tokenreduce.batch.ledger import Ledger, ledger_of
+from tokenreduce.batch.ledger_base import clear_unfinished
 from tokenreduce.batch.lock import Lock
 from tokenreduce.batch.recipe import Recipe, differences
 from tokenreduce.errors import SettingError
@@ -50,6 +51,8 @@ class Output:
         Raises LedgerError where it cannot be written or another process has it, SettingError where
         it has rows of other settings and neither `new` nor `mix` says what to do.
         """
+        if not path:
+            raise SettingError("output: the name is empty; give a file, as in -o answers.jsonl")
         if new and mix:
             raise SettingError("--new and --mix: give one of them")
         with ExitStack() as held:
@@ -57,6 +60,7 @@ class Output:
             moved = move_aside(path) if new else None
             there = begun(path)
             ledger_path = ledger_of(path)
+            clear_unfinished(ledger_path)
             ledger = Ledger.open(ledger_path) if there else Ledger.create(ledger_path)
             held.enter_context(ledger)
             if not mix:
