@@ -100,13 +100,21 @@ def batch(
     raise typer.Exit(Run(output, chosen, numbers, quiet=quiet).over(listing, new=new, mix=mix))
 
 
-def retry(output: str) -> None:
+def retry(
+    output: str,
+    *,
+    retries: str | None,
+    timeout: str | None,
+    workers: str | None,
+    cluster: str | None,
+) -> None:
     """Asks the failed rows of an output again, each with the settings it was asked with."""
+    numbers = _numbers(retries, timeout, None, workers, cluster)
     calm_libraries()
     with at_once():
         from .batch_retry import retried
 
-    raise typer.Exit(retried(output, _numbers(None, None, None, None, None)))
+    raise typer.Exit(retried(output, numbers))
 
 
 def _parted(

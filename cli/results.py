@@ -10,6 +10,7 @@ import typer
 
 from tokenreduce.errors import SettingError
 
+from . import options_batch as b
 from . import render
 from .results_export import export
 from .results_ledger import opened, told
@@ -84,14 +85,21 @@ def retry(
         bool,
         typer.Option("--failed", metavar="", help="Ask all failed rows again. Default: none."),
     ] = False,
+    retries: b.Retries = None,
+    timeout: b.Timeout = None,
+    workers: b.Workers = None,
+    cluster: b.Cluster = None,
 ) -> None:
-    """Ask failed rows again, with the settings they were asked with."""
+    """Ask failed rows again, with the settings they were asked with.
+
+    Who works, and how long a file may take, is as in a batch, and need not be what it was then.
+    """
     if not failed:
         raise SettingError("retry needs to know which rows: --failed asks all failed ones again")
     opened(out).close()  # so that an output of nobody's is told before anything is loaded
     from .batch import retry as ask_again
 
-    ask_again(out)
+    ask_again(out, retries=retries, timeout=timeout, workers=workers, cluster=cluster)
 
 
 @results.command()

@@ -387,15 +387,19 @@ def test_rows_of_several_settings_say_which(run: Run, out: str) -> None:
 def test_retry_hands_the_output_on(
     run: Run, out: str, part: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(part("batch"), "retry", asked.append)
+    asked: list[tuple[str, dict[str, str | None]]] = []
+    monkeypatch.setattr(part("batch"), "retry", lambda out, **given: asked.append((out, given)))
     assert run("results", "retry", out, "--failed").exit_code == 0
-    assert asked == [out]
+    nothing = dict.fromkeys(("retries", "timeout", "workers", "cluster"))
+    assert asked.pop() == (out, nothing)
+    given = ("--timeout", "60", "--cluster", "auto")
+    assert run("results", "retry", out, "--failed", *given).exit_code == 0
+    assert asked == [(out, nothing | {"timeout": "60", "cluster": "auto"})]
     bare = run("results", "retry", out)
     assert bare.exit_code == 2
     assert "--failed" in bare.stderr
     assert run("results", "retry", "none.jsonl", "--failed").exit_code == 2
-    assert asked == [out]
+    assert len(asked) == 1
 
 
 def test_merge_puts_parts_together(run: Run, out: str, rows: list[Row]) -> None:

@@ -60,8 +60,10 @@ class StubRun:
 
     codes: list[int]
     asked: list[tuple[str, Listing]] = field(default_factory=list)
+    numbers: list[dict[str, Any]] = field(default_factory=list)
 
-    def __call__(self, *_: Any, **__: Any) -> StubRun:
+    def __call__(self, _: str, chosen: Any, numbers: Any, **__: Any) -> StubRun:
+        self.numbers.append(numbers)
         return self
 
     def over(self, listing: Listing, *, again: Any) -> int:
@@ -106,6 +108,26 @@ def test_interrupted_it_asks_nothing_more(
     stub = StubRun([code, 0])
     monkeypatch.setattr(part("batch_retry"), "Run", stub)
     assert run("results", "retry", out, "--failed").exit_code == code
+    assert len(stub.asked) == 1
+
+
+def test_who_works_and_how_long_is_told_anew(
+    run: Run,
+    out: str,
+    part: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record(out, failed(1))
+    stub = StubRun([0])
+    monkeypatch.setattr(part("batch_retry"), "Run", stub)
+    given = ("--timeout", "60", "--retries", "2", "--workers", "3")
+    assert run("results", "retry", out, "--failed", *given).exit_code == 0
+    (numbers,) = stub.numbers
+    found = {name: numbers[name] for name in ("timeout", "retries", "workers", "cluster")}
+    assert found == {"timeout": 60, "retries": 2, "workers": 3, "cluster": None}
+    wrong = run("results", "retry", out, "--failed", "--workers", "none")
+    assert wrong.exit_code == 2
+    assert "--workers" in wrong.stderr
     assert len(stub.asked) == 1
 
 
