@@ -87,7 +87,8 @@ def asked_of(
     preset = wanted.preset if not isinstance(wanted.preset, str) else load_preset(wanted.preset)
     read = replace(wanted, preset=preset)
     told = "".join(line.text for line in said)[:_MOST_CHARACTERS]
-    beside = told + (_HISTORY if many else "")
+    # A toy-world model is never told what was said before (`session`).
+    beside = told + (_HISTORY if many and not spec.toy_world else "")
     if isinstance(subject, Stills):
         stills = subject
 
