@@ -93,21 +93,21 @@ class Bench:
         self,
         model: LlavaVideo,
         frames: int,
+        preset: str,
         *,
-        reduced: bool,
         budget: int | None = None,
         rate: float | None = None,
         decoder: Decoder | None = None,
         about: Footage | None = None,
     ) -> tuple[Viewed, Plan]:
-        """`frames` over their whole road to the LLM: as preset aim reduces them, or not at all.
-        decoder and about: of a real file; else frames are made."""
+        """`frames` over their whole road to the LLM, as `preset` reduces them, to its own budget or
+        the one that is given. decoder and about: of a real file; else frames are made."""
         subject = about or footage(frames / (rate or 1.0))
         over = Overrides(frames=frames, budget=budget)
         if rate is not None:
             over = Overrides(fps=rate, max_frames=frames, budget=budget)
         seconds = subject.probe.seconds
-        plan = self.plan(model, "aim" if reduced else "none", over, seconds)
+        plan = self.plan(model, preset, over, seconds)
         source = decoder or self.made(model)
         return see(source, model, subject, plan, Clock()), plan
 

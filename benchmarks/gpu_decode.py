@@ -26,7 +26,7 @@ Found = tuple[Figures, dict[str, Any]]
 def decoding(bench: Bench) -> Found:
     """Tokens a second after the first, of a merged and pruned prompt."""
     model, scale = bench.model("nf4"), bench.scale
-    viewed, _ = bench.view(model, scale.frames, reduced=True)
+    viewed, _ = bench.view(model, scale.frames, "aim")
     prompt = bench.prompt(model, viewed)
     ways: tuple[Way, ...] = ("stock", "slots")
     asked = partial(_decoded, bench, model, prompt, viewed.prunes)

@@ -6,11 +6,13 @@ Sections of benchmarks/gpu.py, see there.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from benchmarks.gpu_bench import GIB, Bench, NotDone
 from benchmarks.gpu_rows import NO_FIT, Figures
+from benchmarks.gpu_scale import Scale
 from tokenreduce.footprint import Stage, of_plan
 from tokenreduce.models.llava_video import LlavaVideo
 from tokenreduce.models.vision import batch_of
@@ -20,6 +22,9 @@ Found = tuple[Figures, dict[str, Any]]
 
 CARDS = {"budget": 8.0, "budget_16": 16.0, "budget_24": 24.0}
 """GiB, less what the driver takes, of each row of the section."""
+
+GRID = ("balanced", "aim")
+"""Both ways to merge and to score; fast and accurate differ from balanced in counts alone."""
 
 UNSEEN = "not done: no more memory was seen in use than before"
 LEAST = 16
@@ -68,7 +73,7 @@ def _largest(bench: Bench, model: LlavaVideo, gib: float, tried: dict[int, bool]
 def _fits(bench: Bench, model: LlavaVideo, gib: float, budget: int) -> bool:
     def work() -> bool:
         with bench.card(gib):
-            _road(bench, model, bench.scale.small_frames, budget=budget, tokens=4)
+            _road(bench, model, bench.scale.small_frames, "aim", budget=budget, tokens=4)
         return True
 
     return bench.fits(work) is not None
@@ -78,13 +83,13 @@ def _road(
     bench: Bench,
     model: LlavaVideo,
     frames: int,
+    preset: str,
     *,
     budget: int | None = None,
-    reduced: bool = True,
     tokens: int = 1,
 ) -> None:
     """From frames to the first tokens of an answer."""
-    viewed, _ = bench.view(model, frames, reduced=reduced, budget=budget)
+    viewed, _ = bench.view(model, frames, preset, budget=budget)
     prompt = bench.prompt(model, viewed)
     bench.generated(model, prompt, viewed.prunes, tokens)
 
@@ -93,8 +98,8 @@ def peak(bench: Bench) -> Found:
     """Over the model: from the frames to the first token, and the prefill alone."""
     model, frames = bench.model("nf4"), bench.scale.frames
     works: dict[str, Callable[[], None]] = {
-        name: partial(_road, bench, model, frames, reduced=name == "reduced")
-        for name in ("unreduced", "reduced")
+        name: partial(_road, bench, model, frames, preset)
+        for name, preset in (("unreduced", "none"), ("reduced", "aim"))
     }
     for work in works.values():
         work()  # what libraries set up for these shapes stays
@@ -107,37 +112,60 @@ def peak(bench: Bench) -> Found:
     return figures, {"held_bytes": held, "peak_bytes": peaks}
 
 
+@dataclass(frozen=True)
+class Case:
+    """One run whose peak is predicted. budget: None for the preset's own."""
+
+    preset: str
+    frames: int
+    budget: int | None = None
+
+    @property
+    def name(self) -> str:
+        budget = "its own budget" if self.budget is None else f"budget {self.budget}"
+        return f"{self.preset}, {self.frames} frames, {budget}"
+
+
+def cases(scale: Scale, available: Callable[[int], int]) -> list[Case]:
+    """Unreduced; the default preset as it comes; and frames x budgets with GRID's presets in turn,
+    like the colours of a chessboard, so that each number of frames and each budget meets both.
+
+    available: visual tokens of so many frames; a budget of more is left out.
+    """
+    found = [Case("none", scale.frames), Case("balanced", 2 * scale.frames)]
+    for row, frames in enumerate(scale.grid_frames):
+        for column, budget in enumerate(scale.grid_budgets):
+            if budget <= available(frames):
+                found.append(Case(GRID[(row + column) % len(GRID)], frames, budget))
+    return found
+
+
 def prediction(bench: Bench) -> Found:
-    """The product's prediction against the measured peak, over frames x budgets, reduced; and
-    unreduced at scale.frames."""
-    model, scale = bench.model("nf4"), bench.scale
+    """The product's prediction against the measured peak, case by case."""
+    model = bench.model("nf4")
     ratios: dict[str, float] = {}
     details: dict[str, Any] = {}
-    grid: list[tuple[int, int | None]] = [(scale.frames, None)]
-    grid += [(frames, budget) for frames in scale.grid_frames for budget in scale.grid_budgets]
-    for frames, budget in grid:
-        if budget is not None and budget > model.spec.layout(frames).available:
-            continue
-        reduced = budget is not None
-        work = partial(_road, bench, model, frames, reduced=reduced, budget=budget)
-        measured, stages = bench.peak(work), foreseen(bench, model, frames, budget)
+    for case in cases(bench.scale, lambda frames: model.spec.layout(frames).available):
+        work = partial(_road, bench, model, case.frames, case.preset, budget=case.budget)
+        measured, stages = bench.peak(work), foreseen(bench, model, case)
         fullest = max(stages, key=lambda stage: stage.total)
-        name = f"{frames} frames, " + ("unreduced" if budget is None else f"budget {budget}")
-        ratios[name] = fullest.total / measured
-        details[name] = {
+        ratios[case.name] = fullest.total / measured
+        details[case.name] = {
+            "preset": case.preset,
             "measured_bytes": measured,
             "predicted_bytes": fullest.total,
             "stage": fullest.name,
             "parts": dict(fullest.parts),
         }
-    figures = {"worst_over": max(ratios.values()), "worst_under": min(ratios.values())}
-    return figures, {"ratio": ratios, **details}
+    over, under = max(ratios, key=ratios.__getitem__), min(ratios, key=ratios.__getitem__)
+    figures = {"worst_over": ratios[over], "worst_under": ratios[under]}
+    return figures, {"worst_over": over, "worst_under": under, "ratio": ratios, **details}
 
 
-def foreseen(bench: Bench, model: LlavaVideo, frames: int, budget: int | None) -> Sequence[Stage]:
+def foreseen(bench: Bench, model: LlavaVideo, case: Case) -> Sequence[Stage]:
     """The stages of such a run; of one whose model is loaded already."""
-    preset = "none" if budget is None else "aim"
-    plan = bench.plan(model, preset, Overrides(frames=frames, budget=budget), float(frames))
+    over = Overrides(frames=case.frames, budget=case.budget)
+    plan = bench.plan(model, case.preset, over, float(case.frames))
     found = of_plan(
         model.spec,
         plan,

@@ -48,8 +48,8 @@ def prefill(bench: Bench, kind: Quantize) -> Found:
     both from embeddings to the last position's logits. Beside it the same by both's `generate` of
     one token, with all that is around a prefill."""
     model, scale = bench.model(kind), bench.scale
-    whole, whole_plan = bench.view(model, scale.frames, reduced=False)
-    less, less_plan = bench.view(model, scale.frames, reduced=True)
+    whole, whole_plan = bench.view(model, scale.frames, "none")
+    less, less_plan = bench.view(model, scale.frames, "aim")
     cases = {
         "plain": Read(bench.prompt(model, whole)),
         "reduced": Read(bench.prompt(model, less), less.prunes),
@@ -218,15 +218,15 @@ def masking(bench: Bench) -> Found:
     model, scale = bench.model("none"), bench.scale
     figures: dict[str, float | str] = {}
     details: dict[str, Any] = {}
-    for name, reduced in (("merged", True), ("whole", False)):
-        viewed, _ = bench.view(model, scale.frames, reduced=reduced)
+    for name, preset in (("merged", "aim"), ("whole", "none")):
+        viewed, _ = bench.view(model, scale.frames, preset)
         prompt = bench.prompt(model, viewed)
         theirs = partial(_masked, bench, model, prompt)
         ours = partial(bench.read, model, prompt, (Prune(AimPrune(), Ramp()),))
         ours()
         held = bench.held()
         peak = bench.fits(partial(bench.peak, theirs))
-        if reduced:
+        if name == "merged":
             figures["merged_peak"] = NO_FIT if peak is None else (peak - held) / GIB
             figures["removed_peak"] = (bench.peak(ours) - held) / GIB
         if peak is None:

@@ -24,7 +24,7 @@ TOP = 12
 def profiles(bench: Bench) -> Found:
     """Prefill, merged and pruned; and decoding as the product does it by itself."""
     model, steps = bench.model("nf4"), bench.scale.steps
-    viewed, _ = bench.view(model, bench.scale.frames, reduced=True)
+    viewed, _ = bench.view(model, bench.scale.frames, "aim")
     prompt = bench.prompt(model, viewed)
     read = partial(bench.generated, model, prompt, viewed.prunes)
     speak = partial(bench.generated, model, prompt, viewed.prunes, steps)

@@ -120,8 +120,9 @@ def _longest() -> tuple[Row, ...]:
 
 def _grid() -> tuple[Row, ...]:
     section = "prediction"
+    what = "predicted peak over the measured one, presets balanced, aim and none"
     return (
-        Row(section, "worst_over", "predicted peak over the measured one, largest", "x", most=1.1),
+        Row(section, "worst_over", f"{what}: largest", "x", most=1.1),
         Row(section, "worst_under", "the same, smallest", "x", least=0.97),
     )
 

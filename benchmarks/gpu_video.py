@@ -33,11 +33,11 @@ def first_token(bench: Bench) -> Found:
     model = bench.model("nf4")
     few, more, most = bench.scale.first
     cases = {
-        "reduced_64": (few, True),
-        "plain_64": (few, False),
-        "reduced_128": (more, True),
-        "plain_128": (more, False),
-        "reduced_192": (most, True),
+        "reduced_64": (few, "aim"),
+        "plain_64": (few, "none"),
+        "reduced_128": (more, "aim"),
+        "plain_128": (more, "none"),
+        "reduced_192": (most, "aim"),
     }
     runs = {name: partial(_read, bench, model, *case) for name, case in cases.items()}
     first = bench.first(runs)
@@ -62,10 +62,10 @@ def first_token(bench: Bench) -> Found:
     return figures, details
 
 
-def _read(bench: Bench, model: LlavaVideo, frames: int, reduced: bool) -> dict[str, float]:
+def _read(bench: Bench, model: LlavaVideo, frames: int, preset: str) -> dict[str, float]:
     """encode: seconds from frames in memory to the tokens the LLM reads, merging included."""
     seen: list[Any] = []
-    encode = bench.seconds(lambda: seen.append(bench.view(model, frames, reduced=reduced)))
+    encode = bench.seconds(lambda: seen.append(bench.view(model, frames, preset)))
     viewed, plan = seen[0]
     made = bench.generated(model, bench.prompt(model, viewed, plan), viewed.prunes)
     return {"encode": encode, "prefill": made.prefill_seconds}
@@ -158,7 +158,7 @@ def _hour(bench: Bench, model: LlavaVideo, frames: int, taken: list[float]) -> N
 
     def road() -> None:
         budget = bench.scale.long_budget
-        viewed, plan = bench.view(model, frames, reduced=True, budget=budget, rate=1.0)
+        viewed, plan = bench.view(model, frames, "aim", budget=budget, rate=1.0)
         bench.generated(model, bench.prompt(model, viewed, plan), viewed.prunes)
 
     taken.append(bench.seconds(road))

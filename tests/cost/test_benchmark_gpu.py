@@ -107,11 +107,17 @@ def test_what_is_compared_is_what_it_says(written: Path) -> None:
     tried = found["small"]["details"]["budget"]["tried"]
     assert tried == {"160": True}  # all that 8 frames have
     assert {"kernel", "seconds", "calls"} == found["profile"]["details"]["prefill"]["top"][0].keys()
-    assert list(found["prediction"]["details"]["ratio"]) == [
-        "4 frames, unreduced",
-        "2 frames, budget 20",
-        "4 frames, budget 20",
+    predicted = found["prediction"]["details"]
+    assert list(predicted["ratio"]) == [
+        "none, 4 frames, its own budget",
+        "balanced, 8 frames, its own budget",
+        "balanced, 2 frames, budget 20",
+        "aim, 4 frames, budget 20",
     ]
+    for end in ("worst_over", "worst_under"):
+        case = predicted[end]
+        assert predicted["ratio"][case] == found["prediction"]["rows"][end]["figure"]
+        assert case.startswith(predicted[case]["preset"])
 
 
 def test_what_this_commit_has_is_not_measured_again(
@@ -292,6 +298,54 @@ def test_the_largest_budget_is_found(
     found = memory._largest(bench, None, 8.0, tried)
     assert 7100 - bench.scale.small_step < found <= 7100
     assert len(tried) <= 11
+
+
+def test_each_size_of_the_grid_meets_the_default_preset_and_aim(
+    benchmarks: Callable[[str], ModuleType],
+) -> None:
+    memory, full = benchmarks("gpu_memory"), benchmarks("gpu_scale").FULL
+    whole, default, *grid = memory.cases(full, lambda frames: 210 * frames)
+    assert (whole.preset, whole.frames, whole.budget) == ("none", 64, None)
+    assert (default.preset, default.frames, default.budget) == ("balanced", 128, None)
+    sizes = [(16, 2000)] + [(f, b) for f in (64, 256) for b in (2000, 6000, 12_000)]
+    assert [(case.frames, case.budget) for case in grid] == sizes  # what 16 frames do not have
+    both = {"balanced", "aim"}
+    for frames in (64, 256):
+        assert {case.preset for case in grid if case.frames == frames} == both
+    for budget in full.grid_budgets:
+        assert {case.preset for case in grid if case.budget == budget} == both
+    assert grid[-1].preset == "balanced"  # the largest
+
+
+def test_what_is_foreseen_is_what_is_run(
+    benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Case by case the same plan, with the preset's own merging and choosing."""
+    memory, shared = benchmarks("gpu_memory"), benchmarks("gpu_bench")
+    bench = shared.Bench(torch.device("cpu"), benchmarks("gpu_scale").TINY, tmp_path)
+    run: list[Any] = []
+    foreseen: list[Any] = []
+
+    def see(_decoder: object, _model: object, _about: object, plan: Any, _clock: object) -> Any:
+        run.append(plan)
+        return SimpleNamespace(prunes=plan.prunes)
+
+    def of_plan(_spec: object, plan: Any, **_: object) -> Any:
+        foreseen.append(plan)
+        return SimpleNamespace(stages=[SimpleNamespace(name="decode", total=1, parts=())])
+
+    monkeypatch.setattr(shared, "see", see)
+    monkeypatch.setattr(shared.Bench, "prompt", lambda *_: None)
+    monkeypatch.setattr(shared.Bench, "generated", lambda *_: None)
+    monkeypatch.setattr(memory, "of_plan", of_plan)
+    memory.prediction(bench)
+    ways = [
+        [type(method).__name__ for method in (plan.merge, *(p.method for p in plan.prunes))]
+        for plan in run
+    ]
+    drift, aim = ["DriftMerge", "AskPrune"], ["AimMerge", "AimPrune"]
+    assert ways == [["NoneType"], drift, drift, aim]
+    assert run == foreseen
 
 
 def test_what_a_compiler_raises_costs_its_own_figures_alone(
