@@ -30,7 +30,16 @@ from typing import Any
 
 import torch
 
-from benchmarks import gpu_decode, gpu_memory, gpu_prefill, gpu_profile, gpu_rows, gpu_video, record
+from benchmarks import (
+    gpu_decode,
+    gpu_memory,
+    gpu_options,
+    gpu_prefill,
+    gpu_profile,
+    gpu_rows,
+    gpu_video,
+    record,
+)
 from benchmarks.gpu_bench import Bench, NotDone
 from benchmarks.gpu_scale import FULL, HALF, TINY, Scale
 from tokenreduce.errors import SettingError, TokenReduceError
@@ -66,21 +75,32 @@ SECTIONS: Mapping[str, Section] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where every section that was begun came to its end; else 1."""
-    options = _parse(arguments)
+    options = gpu_options.parse(arguments, __doc__, list(SECTIONS), RESULT)
     begun = time.monotonic()
-    asked = torch.device(options.device)
-    if asked.type == "cuda" and not torch.cuda.is_available():
-        print("benchmarks.gpu: there is no CUDA device; --tiny --device cpu runs", file=sys.stderr)
+    if (why := missing(options.device)) is not None:
+        print(f"benchmarks.gpu: {why}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(
-            indexed(asked),
+            indexed(options.device),
             _scale(options),
             Path(options.folder or folder),
             stand_in=options.stand_in,
             left=lambda: begun + 60 * options.minutes - time.monotonic(),
         )
         return _run(bench, options)
+
+
+def missing(device: torch.device) -> str | None:
+    """Why there is no such device here; None where there is."""
+    if device.type != "cuda":
+        return None
+    if not torch.cuda.is_available():
+        return "there is no CUDA device; --tiny --device cpu runs"
+    there = torch.cuda.device_count()
+    if (device.index or 0) >= there:
+        return f"--device {device}: the last card here is cuda:{there - 1}"
+    return None
 
 
 def indexed(device: torch.device) -> torch.device:
@@ -93,35 +113,6 @@ def indexed(device: torch.device) -> torch.device:
 def _scale(options: argparse.Namespace) -> Scale:
     scale = TINY if options.tiny else HALF if options.half else FULL
     return scale if options.repeats is None else replace(scale, repeats=options.repeats)
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    every = list(SECTIONS)
-    parser.add_argument("--sections", type=lambda text: text.split(","), default=every)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--minutes", type=float, default=9.0, help="for all (9)")
-    parser.add_argument("--repeats", type=int, help="alternating rounds (5; tiny: 1)")
-    parser.add_argument("--resume", action="store_true", help="skip what is there already")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model, a few frames")
-    parser.add_argument(
-        "--half",
-        action="store_true",
-        help="a 0.5B model, 16 frames: for a CPU; rows keep their names",
-    )
-    parser.add_argument("--folder", help="for the films; a temporary one by default")
-    parser.add_argument("--output", type=Path, help=f"results/{NAME}.json; tiny: none")
-    parser.add_argument("--no-save", action="store_true", help="print only")
-    parser.add_argument("--commit", help="its name; git is asked by default")
-    parser.add_argument("--stand-in", type=float, default=1.0, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.output is None and not options.tiny:  # tiny figures mean nothing
-        options.output = RESULT.with_stem(f"{NAME}-half") if options.half else RESULT
-    if unknown := set(options.sections) - set(SECTIONS):
-        parser.error(f"no such section: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
-    return options
 
 
 def _run(bench: Bench, options: argparse.Namespace) -> int:
@@ -158,7 +149,7 @@ def _section(bench: Bench, name: str) -> dict[str, Any] | None:
     try:
         figures, details = SECTIONS[name].measure(bench)
     except (SettingError, NotDone) as error:  # no bitsandbytes, for one, or a small card
-        why = str(error) if isinstance(error, NotDone) else f"not done: {error}"
+        why = str(error) if isinstance(error, NotDone) else f"{gpu_rows.NOT_DONE}{error}"
         figures, details = {row.key: why for row in gpu_rows.rows_of(name)}, {}
     except (torch.OutOfMemoryError, TokenReduceError) as error:
         if isinstance(error, TokenReduceError) and error.__cause__ is None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_bench import Bench, told_failure, unheard, unseen
-from benchmarks.gpu_rows import NO_FIT, Figures
+from benchmarks.gpu_rows import NO_FIT, NO_GRAPHS, Figures
 from benchmarks.record import Spread, rounds, spreads
 from tokenreduce.engine.generate import generate
 from tokenreduce.engine.types import Generation, Prompt, Prune, Sampling, Way
@@ -42,7 +42,7 @@ def decoding(bench: Bench) -> Found:
     figures: dict[str, float | str] = {"stock": Spread.of(rates["stock"]).median}
     road = roads["slots"].decoding
     if bench.on_gpu and road.road != "graphs":
-        figures |= dict.fromkeys(("slots", "speedup"), f"not done: no graphs, {road.because}")
+        figures |= dict.fromkeys(("slots", "speedup"), f"{NO_GRAPHS}{road.because}")
     else:
         pairs = zip(rates["slots"], rates["stock"], strict=True)
         figures["slots"] = Spread.of(rates["slots"]).median

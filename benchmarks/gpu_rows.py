@@ -14,6 +14,11 @@ Figures = Mapping[str, float | str]
 """By the key of a row: its figure, or why there is none."""
 
 NO_FIT = "does not fit"
+NOT_DONE = "not done: "
+"""How a reason begins that is the machine's or the measuring's: nothing is known of what was
+measured, so nothing is said of whether it is met."""
+NO_GRAPHS = "no graphs: "
+"""How one begins that is the product's own failure on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,12 @@ class Row:
         return ", ".join(parts) or "reported"
 
     def met(self, figure: float | str) -> bool | None:
-        """None where nothing is wanted. A reason is no figure: what is wanted of it is not met."""
+        """None where nothing is wanted, or where it was not done. Any other reason that there is no
+        figure, such as NO_FIT, is not what is wanted."""
         if self.least is None and self.most is None:
             return None
         if isinstance(figure, str):
-            return False
+            return None if figure.startswith(NOT_DONE) else False
         over = self.least is None or figure >= self.least
         return over and (self.most is None or figure <= self.most)
 

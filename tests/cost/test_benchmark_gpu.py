@@ -192,6 +192,8 @@ def test_without_bitsandbytes_a_section_says_so(
     found = sections(path)
     why = {row["figure"] for row in found["decode"]["rows"].values()}
     assert why == {"not done: quantize nf4: bitsandbytes is not installed; use none"}
+    assert found["decode"]["rows"]["speedup"]["met"] is None
+    assert "NOT MET" not in gpu.table("decode", found["decode"])
     assert found["importance"]["rows"]["share_6k"]["figure"] > 0
 
 
@@ -211,6 +213,46 @@ def test_a_machine_without_a_gpu_is_told(
 ) -> None:
     assert gpu.main(["--sections", "decode"]) == 2
     assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_a_card_that_is_not_there_is_told(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert gpu.missing(torch.device("cuda")) is None
+    assert gpu.missing(torch.device("cuda:1")) is None
+    assert gpu.missing(torch.device("cuda:2")) == "--device cuda:2: the last card here is cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--device", "foo"], "'foo' is none; give cuda, cuda:N or cpu"),
+        (["--device", "mps"], "'mps' is none; give cuda, cuda:N or cpu"),
+        (["--sections", "peak,pek"], "no such section: pek; there are prefill-bf16,"),
+        (["--sections", " , "], "no section is named; there are prefill-bf16,"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(
+    gpu: ModuleType, capsys: pytest.CaptureFixture[str], given: list[str], says: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(given)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_sections_may_stand_apart_and_the_help_names_them(
+    gpu: ModuleType, benchmarks: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, every = benchmarks("gpu_options"), list(gpu.SECTIONS)
+    given = ["--sections", " peak, decode ,"]
+    assert options.parse(given, None, every, gpu.RESULT).sections == ["peak", "decode"]
+    assert options.parse([], None, every, gpu.RESULT).sections == every
+    with pytest.raises(SystemExit):
+        gpu.main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    # argparse may break a line after a hyphen of a name.
+    assert "".join(f"some of: {', '.join(every)}".split()) in told.replace(" ", "")
 
 
 def test_a_card_into_which_nothing_fits(gpu: ModuleType, written: Path, tmp_path: Path) -> None:
@@ -408,6 +450,10 @@ def test_rows_are_judged(benchmarks: Callable[[str], ModuleType]) -> None:
     assert rows.judged("decode", {**ours, "speedup": 1.99})["speedup"]["met"] is False
     assert rows.judged("decode", {**ours, "speedup": "does not fit"})["speedup"]["met"] is False
     assert rows.judged("decode", ours)["stock"]["met"] is None
+    # Of what this machine cannot do nothing is known; a failure of what is measured is one.
+    absent, failed = f"{rows.NOT_DONE}no library", f"{rows.NO_GRAPHS}a step failed"
+    assert rows.judged("decode", {**ours, "speedup": absent})["speedup"]["met"] is None
+    assert rows.judged("decode", {**ours, "speedup": failed})["speedup"]["met"] is False
     with pytest.raises(ValueError, match="differ in slots"):
         rows.judged("decode", {"stock": 1.0, "speedup": 1.0})
     with pytest.raises(ValueError, match="stock is nan"):
