@@ -5,6 +5,8 @@ The hub is a local folder and three functions in the place of its client's. No n
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections import namedtuple
 from collections.abc import Callable, Iterator
@@ -229,13 +231,66 @@ def test_a_folder_is_quantised_only_into_one_that_is_named(
     to = tmp_path / "deep" / "own"
     assert pull(str(checkpoint), nf4=True, to=to).folder == to
     assert load(str(to), device="cpu").quantize == "nf4"
-    assert "is not empty" in said(lambda: pull(str(checkpoint), nf4=True, to=to), SettingError)
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "notes.txt").touch()
+    assert "is not empty" in said(lambda: pull(str(checkpoint), nf4=True, to=full), SettingError)
     assert "is quantised already" in said(
         lambda: pull(str(to), nf4=True, to=tmp_path / "again"), SettingError
     )
     empty = tmp_path / "empty"
     empty.mkdir()
     assert pull(str(checkpoint), nf4=True, to=empty).folder == empty
+
+
+def test_a_folder_that_is_finished_is_here_already(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = tmp_path / "own"
+    first = pull(REPO, nf4=True, to=to)
+    hub.fetched.clear()
+    again = pull(REPO, nf4=True, to=to)
+    assert (again.new, again.folder, again.size_bytes) == (False, to, first.size_bytes)
+    # The original is not fetched again for it, nor is the hub needed.
+    shutil.rmtree(hub.base)
+    assert pull(REPO, nf4=True, to=to).new is False
+    with monkeypatch.context() as offline:
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert pull(REPO, nf4=True, to=to).new is False
+        other = said(lambda: pull(f"{REPO}@v2", nf4=True, to=to), SettingError)
+    assert f"holds {REPO}, and not, or not wholly, what {REPO}@v2 is now" in other
+    assert hub.fetched == []
+    hub.commit = "b" * 40  # a newer one than was saved
+    newer = said(lambda: pull(REPO, nf4=True, to=to), SettingError)
+    assert "give a folder that does not exist yet" in newer
+    assert hub.fetched == []
+
+
+def test_a_folder_that_only_looks_finished_is_not_here_already(
+    hub: Hub, checkpoint: Path, tmp_path: Path
+) -> None:
+    mine, to = tmp_path / "mine", tmp_path / "own"
+    shutil.copytree(checkpoint, mine)
+    assert pull(str(mine), nf4=True, to=to).new is True
+    assert pull(str(mine), nf4=True, to=to).new is False
+    for name in (REPO, "demo"):
+        assert f"holds {mine}, and not" in said(
+            lambda n=name: pull(n, nf4=True, to=to),  # type: ignore[misc]  # a lambda's default has no type
+            SettingError,
+        )
+    os.utime(mine / "model.safetensors", (2e9, 2e9))  # written anew after it was saved
+    assert f"what {mine} is now" in said(lambda: pull(str(mine), nf4=True, to=to), SettingError)
+    os.utime(mine / "model.safetensors", (1e9, 1e9))
+    assert pull(str(mine), nf4=True, to=to).new is False
+    config = mine / "config.json"
+    changed = json.loads(config.read_text()) | {"rms_norm_eps": 0.5}
+    config.write_text(json.dumps(changed))
+    os.utime(config, (1e9, 1e9))  # another one of that name
+    assert f"what {mine} is now" in said(lambda: pull(str(mine), nf4=True, to=to), SettingError)
+    shutil.copyfile(checkpoint / "config.json", config)
+    os.utime(config, (1e9, 1e9))
+    (to / "model.safetensors").unlink()
+    assert "not wholly" in said(lambda: pull(str(mine), nf4=True, to=to), SettingError)
 
 
 def test_names_that_stand_for_nothing(hub: Hub, tmp_path: Path) -> None:

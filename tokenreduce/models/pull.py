@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
@@ -19,12 +19,13 @@ from tokenreduce.models import saved
 from tokenreduce.models.device_check import available, weight_bytes
 from tokenreduce.models.disks import arriving, begun_bytes, bytes_in, check_disks
 from tokenreduce.models.fetching import fetch, listing, size_of
-from tokenreduce.models.files import CONFIG, complete, read_json, weight_files
+from tokenreduce.models.files import CONFIG, complete, missing_files, read_json, weight_files
 from tokenreduce.models.load import stored
 from tokenreduce.models.locate import (
     WANTED,
     Source,
     cache_of,
+    cached,
     complete_here,
     config_folder,
     download,
@@ -33,9 +34,6 @@ from tokenreduce.models.locate import (
 )
 from tokenreduce.models.packing import check_packing, pack, packed_bytes, unfinished
 from tokenreduce.models.saved import Manifest, place_of, stored_quantize
-
-if TYPE_CHECKING:
-    pass
 
 Step = Literal["download", "quantise"]
 Tell = Callable[[Step, int, int], None]
@@ -65,7 +63,7 @@ def pull(
 
     to: a folder of one's own, which `--model` then names: for the quantised model if nf4, else for
     the checkpoint. Without it the hub's cache holds the checkpoint, and the quantised model is put
-    where `load` finds it.
+    where `load` finds it. One that holds this quantised model already stays as it is.
 
     Raises SettingError for a name or folder that will not do, ModelError for a model that cannot be
     had or used and for a disk without room, CapacityError where bitsandbytes does not work.
@@ -80,7 +78,9 @@ def pull(
     if nf4:
         check_packing(device)
     to = None if to is None else Path(os.path.expanduser(to))
-    _check_folder(to, nf4=nf4)
+    if nf4 and to is not None and _holds(to, source):
+        return _pulled(source, to, "nf4", new=False)
+    _check_folder(to, source.name, nf4=nf4)
     folder, new = _original(source, None if nf4 else to, to if nf4 else None, tell, nf4=nf4)
     if not nf4:
         return _pulled(source, folder, None, new=new)
@@ -146,11 +146,49 @@ def _pulled(source: Source, folder: Path, quantize: str | None, *, new: bool) ->
     return Pulled(source.name, folder, size, quantize, new)
 
 
-def _check_folder(to: Path | None, *, nf4: bool) -> None:
+def _holds(to: Path, source: Source) -> bool:
+    """Whether a folder of the user's own is what an earlier pull of `source` saved there, whole.
+
+    A repository is told by its commit. A folder here has none: its name and configuration must be
+    the same, and nothing in it newer. Raises ModelError for one of which a file is missing.
+    """
+    made = saved.manifest_of(to)
+    if made is None or missing_files(to, str(to)):
+        return False
+    if source.hub_id is not None:
+        if made.model != source.hub_id:
+            return False
+        return made.of_hub(source.hub_id, source.revision, _commit_now(source))
+    if made.model != source.name or source.folder is None:
+        return False
+    folder = complete(source.folder, source.name)
+    before, now = read_json(to / CONFIG, str(to)), read_json(folder / CONFIG, source.name)
+    before.pop("quantization_config", None)
+    files = [folder / CONFIG, *weight_files(folder, source.name)]
+    newest = max(path.stat().st_mtime for path in files)
+    return before == now and newest <= (to / saved.MANIFEST).stat().st_mtime
+
+
+def _commit_now(source: Source) -> str | None:
+    """Of the revision, by the hub, or by the cache where the hub says nothing."""
+    try:
+        every = listing(source, None)
+    except ModelError:
+        here = cached(source)
+        return None if here is None else here.name
+    return every[0].commit_hash if every else None
+
+
+def _check_folder(to: Path | None, name: str, *, nf4: bool) -> None:
     """Raises SettingError for a place that is a file, or where something else would be mixed in."""
     if to is None or not os.path.lexists(to):
         return
     if not to.is_dir():
         raise SettingError(f"--to {to}: is a file; give a folder that does not exist yet")
+    if nf4 and (made := saved.manifest_of(to)) is not None:
+        raise SettingError(
+            f"--to {to}: holds {made.model}, and not, or not wholly, what {name} is now; give a "
+            "folder that does not exist yet"
+        )
     if nf4 and any(to.iterdir()):
         raise SettingError(f"--to {to}: is not empty; give a folder that does not exist yet")

@@ -45,6 +45,15 @@ class Manifest:
     def write(self, folder: Path) -> None:
         (folder / MANIFEST).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
+    def of_hub(self, model: str, revision: str | None, commit: str | None) -> bool:
+        """Whether it was made from a hub id at that commit; where that is not known (None), whether
+        from that revision as it was then."""
+        if self.model != model:
+            return False
+        return (
+            self.commit == commit if commit else (revision or MAIN) in (self.revision, self.commit)
+        )
+
 
 def default_folder(environ: Mapping[str, str]) -> Path:
     """TOKENREDUCE_MODELS, or a place among this user's caches. Neither need exist."""
@@ -75,17 +84,18 @@ def find(model: str, revision: str | None, commit: str | None) -> Path | None:
     commit: of the hub's cache at that revision; another is not found then. None where the cache no
     longer has it: then the revision must be the one that was saved.
     """
-    root, wanted = default_folder(os.environ), revision or MAIN
     try:
-        folders = [path for path in root.iterdir() if path.name.endswith("-nf4")]
+        folders = [
+            path for path in default_folder(os.environ).iterdir() if path.name.endswith("-nf4")
+        ]
     except OSError:
         return None
     fits = []
     for folder in folders:
         made = manifest_of(folder)
-        if made is None or made.model != model or folder.name.startswith("."):
+        if made is None or folder.name.startswith("."):
             continue
-        if made.commit == commit if commit else wanted in (made.revision, made.commit):
+        if made.of_hub(model, revision, commit):
             fits.append(folder)
     return max(fits, key=lambda path: (path / MANIFEST).stat().st_mtime, default=None)
 
