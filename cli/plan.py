@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from tokenreduce.video.inputs import checked, shown
+from tokenreduce.errors import SettingError
+from tokenreduce.video.inputs import checked
 
 from . import options as o
 from . import options_seen as s
 from . import render
 from .ask import calm_libraries
 from .interrupts import at_once
-
-if TYPE_CHECKING:
-    from tokenreduce.forecast import Forecast, Refused
-    from tokenreduce.models.placement import Placement
-    from tokenreduce.models.spec import ModelSpec
-    from tokenreduce.room import Room
-    from tokenreduce.subject import Subject
 
 
 def plan(
@@ -49,11 +42,25 @@ def plan(
     max_frames: s.MaxFrames = None,
     start: s.Start = None,
     end: s.End = None,
+    skip_duplicates: s.SkipDuplicates = None,
+    subtitles: s.Subtitles = None,
+    newlines: s.Newlines = None,
+    time_text: s.TimeText = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            metavar="",
+            help="Plan for several questions of one FILE, as chat and several -q ask them, with "
+            "what was said before. Default: one question.",
+        ),
+    ] = False,
     model: o.Model = None,
     revision: o.Revision = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
     quantize: o.Quantize = None,
+    device_map: o.DeviceMap = None,
     offline: o.Offline = None,
     max_new_tokens: o.MaxNewTokens = None,
     vram: Annotated[
@@ -62,8 +69,8 @@ def plan(
             "--vram",
             metavar="SIZE",
             help="Say what fits into this much: 12GiB, 8GB, 12 (GiB), or auto for what is free on "
-            "the card; without a card here, one of that size is planned for. Default: auto where "
-            "there is a card, else no limit.",
+            "the card; without a card here, one of that size is planned for, or with --device cpu "
+            "the CPU. Default: auto where there is a card, else no limit.",
         ),
     ] = None,
     as_json: o.JsonObject = False,
@@ -72,7 +79,7 @@ def plan(
 
     From the model's configuration and the file's headers. Every preset is
     listed; the one that is named, or balanced, is told in full. Memory and
-    seconds are predictions. Exit 0, whatever fits.
+    seconds are predictions. Exit 0, whatever fits, and 2 where no preset can be used.
     """
     given = dict(locals())
     from .settings import SETTINGS, resolve
@@ -85,149 +92,24 @@ def plan(
         checked(name)
     calm_libraries()
     with at_once():
-        import tokenreduce.forecast  # noqa: F401  # and with it torch, for all that comes
+        from tokenreduce.forecast import Refused  # and with it torch, for all that comes
 
     told = presets or [values["preset"]]
     from tokenreduce.shipped import preset_names
 
     listed = list(dict.fromkeys((*told, *preset_names())))
-    look = _Look.at(files, values)
+    from .plan_look import Look
+
+    look = Look.at(files, values, many=chat)
     found = [look.ahead(preset) for preset in listed]
+    reasons = [one.why for one in found if isinstance(one, Refused)]
+    if len(reasons) == len(found) and len(set(reasons)) == 1:
+        raise SettingError(reasons[0])
     if as_json:
         render.json_object(look.to_json(found))
-        return
-    look.show(found[: len(told)])
-    if len(found) > 1:
-        look.listed(found)
-
-
-class _Look:
-    """At the files and the model's configuration."""
-
-    def __init__(
-        self,
-        values: dict[str, Any],
-        subject: Subject,
-        spec: ModelSpec,
-        where: Placement,
-        room: Room | None,
-        *,
-        builtin: bool,
-    ) -> None:
-        self._values, self._subject, self._spec = values, subject, spec
-        self._where, self._room, self._builtin = where, room, builtin
-
-    @classmethod
-    def at(cls, files: Sequence[str], values: dict[str, Any]) -> _Look:
-        from tokenreduce.clock import Clock
-        from tokenreduce.events import ignore
-        from tokenreduce.forecast import placed_for, room_for
-        from tokenreduce.models.builtin import planned_spec
-        from tokenreduce.models.load import as_stored
-        from tokenreduce.subject import probed, read_stills, told_apart
-        from tokenreduce.video.decoder import Decoder
-        from tokenreduce.video.types import Limits
-
-        spec, builtin = planned_spec(values["model"], values["revision"], offline=values["offline"])
-        size = values["vram"] if isinstance(values["vram"], int) else None
-        quantize = as_stored(values["model"], values["quantize"], values["revision"])
-        where = placed_for(spec, values["device"], values["dtype"], quantize, size)
-        room = room_for(where, values["vram"])
-        apart, clock = told_apart(files[0] if len(files) == 1 else tuple(files)), Clock(ignore)
-        if apart.pictures:
-            return cls(values, read_stills(apart, spec, clock), spec, where, room, builtin=builtin)
-        child = Decoder(Limits())
-        try:
-            subject = probed(apart, child, clock)
-        finally:
-            child.close()
-        return cls(values, subject, spec, where, room, builtin=builtin)
-
-    def ahead(self, preset: str) -> Forecast | Refused:
-        from tokenreduce.cache.store import default_folder
-        from tokenreduce.forecast import forecast
-        from tokenreduce.models.base import Sampling
-        from tokenreduce.opening import Wanted
-        from tokenreduce.plan import Overrides
-
-        from .sessions import OVER
-
-        over = Overrides(**{name: self._values[name] for name in OVER})
-        if self._subject.images:
-            over = Overrides(**{name: self._values[name] for name in _OF_PICTURES})
-        sampling = Sampling(self._values["max_new_tokens"])
-        wanted = Wanted(self._subject.facts.path, preset, over, sampling)
-        folder = default_folder(os.environ)
-        return forecast(wanted, self._subject, self._spec, self._where, self._room, folder)
-
-    def to_json(self, found: Sequence[Forecast | Refused]) -> dict[str, Any]:
-        from dataclasses import asdict
-
-        return {
-            "file": asdict(self._subject.facts),
-            "images": [asdict(one) for one in self._subject.images],
-            "model": self._spec.name,
-            "builtin": self._builtin,
-            "device": str(self._where.device),
-            "dtype": str(self._where.dtype).removeprefix("torch."),
-            "quantize": self._where.quantize,
-            "limit": self._limit,
-            "host_free": self._host_free,
-            "plans": [one.to_json() for one in found],
-        }
-
-    def show(self, found: Sequence[Forecast | Refused]) -> None:
-        """What is planned for, and the first presets in full."""
-        from .plan_view import details
-
-        where, facts = self._where, self._subject.facts
-        dtype = str(where.dtype).removeprefix("torch.")
-        quantize = "not quantised" if where.quantize == "none" else where.quantize
-        known = "; its sizes are built in, the model is not here" if self._builtin else ""
-        length = f"{facts.seconds:,.1f} s, " if not self._subject.images else ""
-        rows = [
-            ("file", f"{shown(facts.path)}: {length}{facts.width:,} x {facts.height:,}"),
-            ("model", f"{self._spec.name}, {quantize}, {dtype}{known}"),
-            ("device", self._device()),
-        ]
-        for one in found:
-            rows += [
-                ("", ""),
-                *details(
-                    one, self._limit, pictures=bool(self._subject.images), host_free=self._host_free
-                ),
-            ]
-        width = max(len(label) for label, _ in rows)
-        for label, text in rows:
-            render.columns([(f"{label:<{width}}", text)], tied=True)
-
-    def listed(self, found: Sequence[Forecast | Refused]) -> None:
-        """Every preset in a line."""
-        from .plan_view import table
-
-        render.line()
-        render.columns(table(found, self._limit), tied=True)
-
-    @property
-    def _limit(self) -> int | None:
-        return None if self._room is None else max(0, self._room.limit_bytes)
-
-    @property
-    def _host_free(self) -> int | None:
-        """Where the run would take the host's memory, and that is known."""
-        from tokenreduce.memory import host_free_bytes
-
-        return host_free_bytes() if self._where.device.type == "cpu" else None
-
-    def _device(self) -> str:
-        from .cost import size
-
-        kind = str(self._where.device)
-        if self._room is None or self._limit is None:
-            free = self._host_free
-            return kind if free is None else f"{kind}, {size(free)} of the host's memory free"
-        told = f"{kind}, {self._room.named}"
-        return f"{told}: {size(self._limit)} for tensors, 3 % to be left free"
-
-
-_OF_PICTURES = ("budget", "keep", "mean_budget", "method", "newlines")
+    else:
+        look.show(found[: len(told)])
+        if len(found) > 1:
+            look.listed(found)
+    if len(reasons) == len(found):
+        raise typer.Exit(2)

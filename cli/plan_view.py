@@ -4,6 +4,7 @@ predicts nothing."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from tokenreduce.forecast import Forecast, Refused
 
@@ -13,11 +14,21 @@ _STAGES = {"load": "loading", "encode": "encoding", "reduce": "merging", "decode
 _ALWAYS = ("weights", "workspace")  # parts of every stage
 
 
-def details(
-    one: Forecast | Refused, limit: int | None, *, pictures: bool, host_free: int | None = None
-) -> Iterator[tuple[str, str]]:
+@dataclass(frozen=True)
+class Memory:
     """limit: bytes of tensors that there is room for; None where nothing limits them. host_free: of
-    the memory of the host, where that is what the run would take; None if it is not."""
+    the memory of the host, where that is what the run would take and it is known. card: the run
+    would take a card's."""
+
+    limit: int | None
+    host_free: int | None
+    card: bool
+
+
+def details(
+    one: Forecast | Refused, memory: Memory, *, pictures: bool
+) -> Iterator[tuple[str, str]]:
+    """Labels with what is told of one preset."""
     if isinstance(one, Refused):
         yield "preset", f"{one.preset}: cannot be used: {one.why}"
         return
@@ -53,14 +64,8 @@ def details(
             yield "", f"{_while(stage.name)} {size(stage.total)}{beside}"
     if one.found.driver_bytes:
         yield "", f"and about {size(one.found.driver_bytes)} for the driver, beside it"
-    if limit is not None:
-        yield "fits", _fits(one, limit)
-    elif host_free is not None and peak > host_free:
-        yield (
-            "fits",
-            f"no: the host has {size(host_free)} free; --quantize nf4, a smaller --model or a card "
-            "(--vram plans for one) may do",
-        )
+    if (fits := _in_full(one, memory)) is not None:
+        yield "fits", fits
     yield "seconds", _seconds(one)
 
 
@@ -78,20 +83,44 @@ def _seconds(one: Forecast) -> str:
     )
 
 
-def _fits(one: Forecast, limit: int | None) -> str:
+def _in_full(one: Forecast, memory: Memory) -> str | None:
+    """Whether it fits, and else what to do; None where there is nothing to say of it."""
+    if memory.limit is not None:
+        told = _fits(one, memory.limit)
+        if one.fits or one.offers:
+            return told
+        if memory.limit == 0:
+            return f"{told}; give more --vram"
+        larger = (
+            "a larger card, or several with --device-map auto" if memory.card else "more --vram"
+        )
+        return f"{told}; use a smaller --model or {larger}"
+    free, nf4 = memory.host_free, one.nf4_bytes
+    if free is None or one.found.peak_bytes <= free:
+        return None
+    told = f"no: the host has {size(free)} free"
+    if nf4 is not None and nf4 <= free:
+        return f"{told}; --quantize nf4 would fit"
+    return f"{told}; a smaller --model or a card (--vram plans for one) may do"
+
+
+def _fits(one: Forecast, limit: int) -> str:
     """limit: bytes of tensors that there is room for."""
     if one.fits:
         return "yes"
     if one.offers:
         return f"no; {' or '.join(one.offers)} would"
     weights = dict(one.found.fullest.parts)["weights"]
-    if limit is not None and weights > limit:
+    if limit == 0:
+        return "no: nothing is left for tensors"
+    if weights > limit:
         return f"no: the weights alone take {size(weights)}"
     return "no, whatever is lowered"
 
 
-def table(found: Sequence[Forecast | Refused], limit: int | None) -> Iterator[tuple[str, ...]]:
+def table(found: Sequence[Forecast | Refused], memory: Memory) -> Iterator[tuple[str, ...]]:
     """Every preset in a line."""
+    limit = memory.limit
     last = "fits" if limit is not None else ""
     yield ("preset", "frames", "tokens", "prefill", "peak", last)
     for one in found:

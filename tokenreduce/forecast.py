@@ -6,34 +6,51 @@ From the model's configuration and the file's headers alone. Knows no question, 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Any
 
 from tokenreduce import cost, overhead
-from tokenreduce.bytesizes import shown
 from tokenreduce.calibration import Speed, key_of, machine_of, speed
+from tokenreduce.captions import Line
 from tokenreduce.cost import Through
 from tokenreduce.engine.encoder import ToCount
-from tokenreduce.errors import CapacityError, SettingError
+from tokenreduce.errors import SettingError
 from tokenreduce.fitting import offers, tower_batch
-from tokenreduce.footprint import DRIVER_BYTES, Footprint, layers_of
+from tokenreduce.footprint import Footprint, layers_of
 from tokenreduce.inside import patches_of, shares_of
 from tokenreduce.making_room import asked_of
 from tokenreduce.models.base import Prune
-from tokenreduce.models.device_check import available
-from tokenreduce.models.placement import Placement, choose_device, choose_dtype
-from tokenreduce.models.quantize import choose
+from tokenreduce.models.placement import Placement
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.opening import Wanted
-from tokenreduce.plan import Plan, check_context
+from tokenreduce.plan import Overrides, Plan, check_context
 from tokenreduce.preset import Preset
 from tokenreduce.result import Flops
-from tokenreduce.room import Allowed, Room, room_on
+from tokenreduce.room import Room
+from tokenreduce.sizing import Asked
 from tokenreduce.subject import Subject
 from tokenreduce.work import Cost
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is planned for, whatever the preset.
+
+    room    None where nothing limits the memory
+    nf4     the same with the LLM in NF4; None where it is already, or cannot be
+    said    subtitles       many   several questions, with what was said before
+    folder  of `calibration`; None foresees no seconds
+    """
+
+    subject: Subject
+    spec: ModelSpec
+    where: Placement
+    room: Room | None = None
+    nf4: Placement | None = None
+    said: tuple[Line, ...] = ()
+    many: bool = False
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,8 @@ class Predicted:
 class Forecast:
     """Of one preset. per_layer: visual tokens each LLM layer will work on, which begin with what
     enters the LLM. requested: frames asked for, of which the file has `frames`. fits: None where
-    nothing limits the memory; offers: settings that would."""
+    nothing limits the memory; offers: settings that would. nf4_bytes: the peak with the LLM in NF4,
+    None where it is already, or cannot be."""
 
     preset: str
     method: str
@@ -66,6 +84,7 @@ class Forecast:
     kv_bytes: int
     batch: int
     found: Footprint
+    nf4_bytes: int | None
     fits: bool | None
     offers: tuple[str, ...]
     seconds: Predicted | None
@@ -115,40 +134,10 @@ class Refused:
         return {"preset": self.preset, "refused": self.why}
 
 
-def placed_for(
-    spec: ModelSpec, device: str, dtype: str, quantize: str, vram: int | None
-) -> Placement:
-    """Where a run would be. A size of memory, on a machine without a card and with no device named,
-    stands for a card of that size. Raises SettingError or CapacityError as `placement.place`."""
-    imagined = (device == "auto" and vram is not None) or device.startswith("cuda")
-    assumed = imagined and not available()
-    where = torch.device("cuda") if assumed else choose_device(device)
-    return Placement(where, choose_dtype(dtype, where), choose(quantize, spec.text, where))
-
-
-def room_for(where: Placement, vram: int | Literal["auto"] | None) -> Room | None:
-    """What there is to fit into: of the size that was named, be there such a card or not, else of
-    the card that is here. None without either. Raises CapacityError for "auto" without a card."""
-    if isinstance(vram, int):
-        taken = DRIVER_BYTES if where.device.type == "cuda" else 0
-        return Room(vram - taken, shown(vram))
-    if where.device.type == "cuda" and available():
-        return room_on(where.device, Allowed("auto"))
-    if vram == "auto":
-        raise CapacityError("--vram auto: there is no card here; give a size such as 12GiB")
-    return None
-
-
-def forecast(
-    wanted: Wanted,
-    subject: Subject,
-    spec: ModelSpec,
-    where: Placement,
-    room: Room | None,
-    folder: Path | None = None,
-) -> Forecast | Refused:
-    """wanted.preset: the one. folder: of `calibration`, None foresees no seconds."""
-    asked = asked_of(wanted, subject, (), spec, where)
+def forecast(wanted: Wanted, case: Case) -> Forecast | Refused:
+    """wanted.preset: the one. Raises InputError for a range that is not in the video."""
+    spec, where, room = case.spec, case.where, case.room
+    asked = asked_of(wanted, case.subject, case.said, spec, where, many=case.many)
     name = wanted.preset.name if isinstance(wanted.preset, Preset) else wanted.preset
     try:
         plan = asked.plan(wanted.over)
@@ -163,6 +152,7 @@ def forecast(
     batch = tower_batch(asked, plan, room)
     found = asked.takes(plan, batch)
     fits = None if room is None else room.holds(found)
+    smaller = None if case.nf4 is None else replace(asked, placement=case.nf4)
     return Forecast(
         preset=name,
         method=plan.label,
@@ -175,10 +165,26 @@ def forecast(
         kv_bytes=cost.kv_bytes(spec.text, per_layer, text, where.dtype.itemsize),
         batch=batch,
         found=found,
+        nf4_bytes=None if smaller is None else smaller.takes(plan, batch).peak_bytes,
         fits=fits,
-        offers=offers(asked, wanted.over, room, batch) if room and fits is False else (),
-        seconds=None if plan.pictures else _seconds(spec, where, plan.frames, flops, folder),
+        offers=_offers(asked, smaller, wanted.over, room, batch) if room and not fits else (),
+        seconds=None if plan.pictures else _seconds(spec, where, plan.frames, flops, case.folder),
     )
+
+
+def _offers(
+    asked: Asked, smaller: Asked | None, over: Overrides, room: Room, batch: int
+) -> tuple[str, ...]:
+    """Settings that fit, each by itself. smaller: the run in NF4, where that is a choice; with
+    other settings beside it only where these alone do not do."""
+    told = offers(asked, over, room, batch)
+    if smaller is None:
+        return told
+    plan = smaller.plan(over)
+    their = tower_batch(smaller, plan, room)
+    if room.holds(smaller.takes(plan, their)):
+        return (*told, "--quantize nf4")
+    return told or tuple(f"--quantize nf4 {one}" for one in offers(smaller, over, room, their))
 
 
 def _before_llm(

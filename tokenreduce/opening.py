@@ -85,7 +85,7 @@ def opened(
     stills = read_stills(files, spec, clock) if files.pictures else None
     plan = wanted.settled(spec, stills)
     if stills:
-        _warn_of_no_use(wanted, clock)
+        warn_of_no_use(wanted, clock)
         check_context(plan, spec, 0)
         return Opened(stills, plan)
     path = files.paths[0]
@@ -115,13 +115,20 @@ def reopened(
     return replace(about, plan=plan, shelf=shelf, found=None if shelf is None else shelf.find(plan))
 
 
-def _warn_of_no_use(wanted: Wanted, clock: Clock) -> None:
+def warn_of_no_use(wanted: Wanted, clock: Clock) -> None:
     """Of what was set for pictures and only counts for videos."""
     names = [name.replace("_", "-") for name in wanted.over.of_videos]
     names += ["subtitles"] if wanted.subtitles is not None else []
     if names:
         listed = ", ".join(f"--{name}" for name in names)
         clock.warn(f"{listed}: only for videos, of no effect on pictures")
+
+
+def heard(wanted: Wanted, subject: Footage, child: Decoder, clock: Clock) -> tuple[Line, ...]:
+    """The subtitles alone, of a video that was probed. Raises InputError."""
+    if wanted.subtitles == EMBEDDED:
+        return _embedded(subject, child, clock)
+    return _subtitles(wanted, clock)
 
 
 def _subtitles(wanted: Wanted, clock: Clock) -> tuple[Line, ...]:
