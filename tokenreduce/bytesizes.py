@@ -6,28 +6,35 @@ import re
 
 from tokenreduce.errors import SettingError
 
-ALLOWED = "a size such as 12GiB, 8GB, 900MiB or 12 (GiB), above 0"
+ALLOWED = "a size such as 12GiB, 8GB, 900MiB, or 12 or 12G (GiB), above 0"
 
 _UNITS = {
     "": 2**30,  # what is written on a card
+    "pib": 2**50,
+    "pb": 10**15,
+    "tib": 2**40,
+    "tb": 10**12,
+    "t": 2**40,  # a letter alone counts as a number alone does
     "gib": 2**30,
     "gb": 10**9,
+    "g": 2**30,
     "mib": 2**20,
     "mb": 10**6,
+    "m": 2**20,
 }
 _MOST = 1 << 50
-_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([A-Za-z]{0,3})", re.ASCII)
+_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s{0,9}([A-Za-z]{0,3})", re.ASCII)
 
 
 def parse(text: str | float) -> int:
-    """Bytes, at least 1. A number alone counts GiB.
+    """Bytes, at least 1. A number alone counts GiB. Spaces around it and before the unit are none.
 
     Raises SettingError for anything else.
 
     >>> parse("12GiB") == parse(12) == 12 * 2**30, parse("8GB")
     (True, 8000000000)
     """
-    match = _SIZE.fullmatch(str(text))
+    match = _SIZE.fullmatch(str(text).strip())
     unit = None if match is None else _UNITS.get(match[2].lower())
     if match is None or unit is None or isinstance(text, bool):
         raise SettingError(f"{str(text)[:40]!r}: give {ALLOWED}")
