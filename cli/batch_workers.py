@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from tokenreduce.batch.jobs import Job
@@ -19,16 +20,22 @@ from . import render
 
 def check_device(recipe: Recipe, numbers: Mapping[str, Any], *, quiet: bool) -> None:
     """Raises CapacityError for a device that this machine lacks, before anything is downloaded; a
-    cluster's nodes have others. Only asks: the card is started by the workers, each its own."""
+    cluster's nodes have others. Of a card it only asks: the workers start it, each its own."""
     if numbers["cluster"] is not None:
         return
-    from tokenreduce.models.device_check import left_aside
+    from tokenreduce.models.load import placed
     from tokenreduce.models.placement import choose_device
+    from tokenreduce.room import unlimited
 
-    choose_device(recipe.placing.device)
-    told = left_aside(recipe.placing.device)
-    if told is not None and not quiet:
-        render.warning(told)
+    def warn(note: str) -> None:
+        if not quiet:
+            render.warning(note)
+
+    device = choose_device(recipe.placing.device)
+    if device.type != "cuda":
+        placed(recipe.model, **asdict(recipe.placing), warn=warn)
+    if (note := unlimited(device, recipe.allowed)) is not None:
+        warn(note)
 
 
 @contextmanager

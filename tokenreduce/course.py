@@ -11,7 +11,7 @@ from dataclasses import replace
 from tokenreduce import memory
 from tokenreduce.cache.store import Cache
 from tokenreduce.clock import Clock
-from tokenreduce.making_room import Maker
+from tokenreduce.making_room import Made, Maker, advice, planner
 from tokenreduce.models.base import VideoModel
 from tokenreduce.models.batched import batch_size, in_batches
 from tokenreduce.occupant import Occupant
@@ -19,7 +19,8 @@ from tokenreduce.opening import Kept, Opened, Wanted, opened, reopened
 from tokenreduce.plan import Overrides, Plan
 from tokenreduce.preset import Preset
 from tokenreduce.result import Fitted
-from tokenreduce.room import room_on
+from tokenreduce.room import room_on, unlimited
+from tokenreduce.sizing import bounded
 from tokenreduce.subject import check_there
 from tokenreduce.video.decoder import Decoder
 
@@ -50,19 +51,45 @@ class Course:
         """Whether the device's memory is."""
         return self._maker.allowed.anything
 
-    @property
-    def steps_down(self) -> bool:
-        """Whether less may be asked for where memory did not suffice: once."""
-        return self._maker.allowed.fit and self._stepped is None
+    def planned(self, over: Overrides) -> Plan:
+        """What other settings lead to, with no more frames than the file has. Raises SettingError
+        for what cannot be; ValueError before the file is opened."""
+        if self._opened is None:
+            raise ValueError("the file is not opened yet")
+        spec = self._model.spec()
+        return bounded(planner(self.wanted, self._opened.subject, spec)(over), spec)
 
-    def step_down(self, plan: Plan) -> None:
-        """Half of everything from now on, where memory did not suffice for `plan`."""
+    def less(self) -> Made | None:
+        """Half of everything, where memory did not suffice. None where that may not be, was done
+        before, or cannot be."""
+        if self._opened is None or not self._maker.allowed.fit or self._stepped is not None:
+            return None
         model = self._model.loaded
-        usual = 1 if model is None else batch_size(in_batches(model, self._batch))
-        self.wanted, self._batch, self._stepped = self._maker.stepped(self.wanted, plan, usual)
+        batch = 1 if model is None else batch_size(in_batches(model, self._batch))
+        return self._maker.stepped(self.wanted, self._plan_of(self._opened), batch, self.planned)
+
+    def take(self, less: Made) -> None:
+        """What `less` gave, from now on."""
+        self.wanted, self._batch, self._stepped = less
         self._opened = None
-        if model is not None:
-            memory.free_device(model.device)
+        if self._model.loaded is not None:
+            memory.free_device(self._model.loaded.device)
+
+    def advice(self) -> str:
+        """What to do where the memory did not suffice for what is opened."""
+        if self._opened is None:
+            raise ValueError("the file is not opened yet")
+        model = self._model.loaded
+        return advice(
+            self._plan_of(self._opened),
+            self.wanted.over,
+            self.planned,
+            quantized=model is not None and model.quantize == "nf4",
+            may_fit=not self._maker.allowed.fit,
+        )
+
+    def _plan_of(self, about: Opened) -> Plan:
+        return bounded(about.plan, self._model.spec())
 
     def change(self, preset: str | Preset | None, over: Overrides | None) -> None:
         """Another preset or other settings from now on. Raises as `open`, and leaves all as it
@@ -76,8 +103,8 @@ class Course:
             wanted.settled(self._model.spec(), None)
             self.wanted = wanted
         else:
-            self._opened = self._open(wanted, Clock())
-        self._given = wanted
+            self._opened = self._open(wanted, Clock(), None, None)
+        self._given, self._stepped = wanted, None
 
     def open(self, clock: Clock) -> Opened:
         """At the first call opened, and made to fit where memory is limited; told in `fitted`.
@@ -86,7 +113,7 @@ class Course:
         files, CapacityError for what does not fit; then all is left as it was.
         """
         if self._opened is None:
-            self._opened = self._open(self.wanted, clock)
+            self._opened = self._open(self.wanted, clock, self._stepped, self._batch)
         return self._opened
 
     def loaded(self, clock: Clock) -> VideoModel:
@@ -94,17 +121,22 @@ class Course:
         `models.load.load`."""
         return in_batches(self._model.here(clock), self._batch)
 
-    def _open(self, wanted: Wanted, clock: Clock) -> Opened:
+    def _open(
+        self, wanted: Wanted, clock: Clock, stepped: Fitted | None, batch: int | None
+    ) -> Opened:
+        """stepped, batch: of a step down that came before, None without one."""
         if self._model.awaited:  # told before anything of it is fetched
             check_there(wanted.path)
         where = self._model.placement(clock)
         # Of layers that are spread nothing is foreseen: `spread` leaves room on every GPU.
         room = None if where.layers else room_on(where.device, self._maker.allowed)
+        if self._model.awaited and (note := unlimited(where.device, self._maker.allowed)):
+            clock.warn(note)  # once, before the model is loaded
         spec = self._model.spec()
         found = opened(wanted, spec, self._child, self._kept(), clock)
         self._model.check()
-        changed = () if self._stepped is None else self._stepped.changed
-        told, batch = Fitted(changed=changed), self._batch
+        changed = () if stepped is None else stepped.changed
+        told = Fitted(changed=changed)
         if room is not None:
             made = self._maker.made(wanted, found, spec, where, room)
             told = replace(made.told, changed=(*changed, *made.told.changed))

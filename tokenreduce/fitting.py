@@ -6,6 +6,7 @@ with what would. Loads no model, decodes nothing and knows no question.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
@@ -13,6 +14,7 @@ from math import ceil
 from tokenreduce.bytesizes import shown
 from tokenreduce.errors import CapacityError, SettingError
 from tokenreduce.footprint import Footprint
+from tokenreduce.lowering import Knobs
 from tokenreduce.models.vision import batch_of
 from tokenreduce.plan import Overrides, Plan
 from tokenreduce.room import Room
@@ -21,6 +23,11 @@ from tokenreduce.sizing import Asked, entering
 SHARE = 4
 """The budget is lowered to a quarter of what was planned for as many frames, and no further: then
 frames are left out."""
+
+
+Fits = Callable[[int], bool | None]
+"""Whether as many fit: None up to some number, for so few cannot be asked for; then true up to
+another."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +54,9 @@ def fitted(asked: Asked, over: Overrides, room: Room, *, lower: bool) -> Fit:
     search = _Search(asked, over, room, batch, plan)
     if room.holds(found := asked.takes(plan, batch)):
         return Fit(over, batch, changed, found)
-    if not lower:
-        raise CapacityError(search.refusal(found))
-    made = search.lowered()
+    made = search.lowered() if lower else None
     if made is None:
-        raise CapacityError(search.refusal(found))
+        raise CapacityError(search.refusal(found, lower=lower))
     then = asked.plan(made)
     return Fit(made, batch, (*changed, *_changes(plan, then)), asked.takes(then, batch))
 
@@ -92,93 +97,119 @@ class _Search:
     batch: int
     plan: Plan
 
+    @property
+    def _knobs(self) -> Knobs:
+        return Knobs(self.over, self.plan)
+
     def lowered(self) -> Overrides | None:
-        frames, tokens = self.plan.frames, self._tokens
-        if (found := self._most_tokens(self.over, tokens)) is not None:
-            return found
-        if self.plan.pictures:
-            return None
+        found = self._most_tokens(self.over, self._knobs.tokens)
+        if found is None and self._knobs.frames_flag is not None:
+            count = _largest(self._holds_frames, self.plan.frames - 1)
+            found = None if count is None else self._of_frames(count)
+        return found
 
-        def thinned(count: int) -> Overrides:
-            return self._frames(count)
-
-        def least(count: int) -> Overrides:
-            return self._with(thinned(count), max(1, tokens * count // frames // SHARE))
-
-        count = _largest(lambda count: self._fits(least(count)), 1, frames - 1)
-        if count is None:
-            return None
-        found = self._most_tokens(thinned(count), max(1, tokens * count // frames))
-        return found or least(count)
-
-    def refusal(self, found: Footprint) -> str:
-        """One line: what was asked for, what there is, what would fit."""
-        plan, named = self.plan, self.room.named
+    def refusal(self, found: Footprint, *, lower: bool) -> str:
+        """One line: what was asked for, what there is, what would fit. lower: it was allowed to be
+        less, and none of it fits."""
+        plan, room = self.plan, self.room
         what = (
             f"{plan.frames:,} {plan.what} and {entering(plan):,} visual tokens take about "
-            f"{shown(found.peak_bytes)} of memory, and {named} can be used"
+            f"{shown(room.needed_bytes(found))} of memory with 3 % to spare, and {room.named} can "
+            "be used"
         )
-        offers = self.offers()
+        offers = [] if lower else self.offers()
         if offers:
             return f"{what}: {' or '.join(offers)} fits; --fit chooses"
         weights = dict(found.fullest.parts)["weights"]
         why = f"the weights alone take {shown(weights)}"
-        if weights <= self.room.limit_bytes:
+        if weights <= room.limit_bytes:
             why = f"beside {shown(weights)} of weights nothing smaller fits either"
-        smaller = "" if self.asked.placement.quantize == "nf4" else "--quantize nf4, "
+        smaller = "--quantize nf4, " if self._fits_in_nf4(found) else ""
         return f"{what}: {why}; use {smaller}a smaller --model or a larger device"
+
+    def _fits_in_nf4(self, found: Footprint) -> bool:
+        """Whether the weights would leave room, which they do not as they are."""
+        asked = self.asked
+        if asked.placement.quantize == "nf4":
+            return False
+        small = replace(asked, placement=replace(asked.placement, quantize="nf4"))
+        weights = dict(small.takes(self.plan, self.batch).fullest.parts)["weights"]
+        return weights < min(self.room.limit_bytes, dict(found.fullest.parts)["weights"])
 
     def offers(self) -> list[str]:
         """Settings that fit, each by itself."""
-        told = []
-        tokens = self._most_tokens(self.over, self._tokens - 1)
+        told, knobs = [], self._knobs
+        tokens = self._most_tokens(self.over, knobs.tokens - 1)
         if tokens is not None:
-            name = "--budget" if tokens.mean_budget is None else "--mean-budget"
-            told.append(f"{name} {tokens.budget or tokens.mean_budget:,}".replace(",", ""))
-        if not self.plan.pictures:
-            count = _largest(lambda count: self._fits(self._frames(count)), 1, self.plan.frames - 1)
-            if count is not None:
-                name = "--frames" if self.over.fps is None else "--max-frames"
-                told.append(f"{name} {count}")
+            told.append(f"{knobs.tokens_flag} {tokens.mean_budget or tokens.budget}")
+        if knobs.frames_flag is not None:
+
+            def fits(count: int) -> bool | None:
+                return self._fits(knobs.with_frames(self.over, count))
+
+            if (count := _largest(fits, self.plan.frames - 1)) is not None:
+                told.append(f"{knobs.frames_flag} {count}")
         return told
 
-    @property
-    def _tokens(self) -> int:
-        return self.over.mean_budget or entering(self.plan)
+    def _of_frames(self, count: int) -> Overrides | None:
+        """With as many frames, and the most tokens that fit then: at most as many a frame as were
+        asked for, at least a quarter of that."""
+        thinned = self._knobs.with_frames(self.over, count)
+        found = self._most_tokens(thinned, self._share_of(count))
+        return thinned if found is None and self._holds_as_it_is(thinned) else found
+
+    def _holds_frames(self, count: int) -> bool:
+        """Whether `_of_frames` finds any."""
+        thinned = self._knobs.with_frames(self.over, count)
+        fits, most, least = self._by_tokens(thinned, self._share_of(count))
+        first = _first(fits, most, least)
+        return bool(first is not None and fits(first)) or self._holds_as_it_is(thinned)
+
+    def _share_of(self, frames: int) -> int:
+        """Of the tokens that were asked for."""
+        return max(1, self._knobs.tokens * frames // self.plan.frames)
+
+    def _holds_as_it_is(self, thinned: Overrides) -> bool:
+        """Fewer frames are fewer tokens by themselves, unless a number of these is asked for."""
+        return self._knobs.tokens_flag != "--budget" and bool(self._fits(thinned))
 
     def _most_tokens(self, over: Overrides, most: int) -> Overrides | None:
-        """`over` with the most tokens that fit, from a quarter of `most` on."""
-        if self.plan.enters_whole and self.over.mean_budget is None:
+        """`over` with the most tokens that fit, `_by_tokens`."""
+        if self._knobs.tokens_flag is None:
             return None
-        count = _largest(
-            lambda count: self._fits(self._with(over, count)), max(1, ceil(most / SHARE)), most
-        )
-        return None if count is None else self._with(over, count)
+        fits, most, least = self._by_tokens(over, most)
+        count = _largest(fits, most, least)
+        return None if count is None else self._knobs.with_tokens(over, count)
 
-    def _with(self, over: Overrides, tokens: int) -> Overrides:
-        if self.plan.enters_whole and over.mean_budget is None:
-            return over  # fewer frames are fewer tokens
-        if over.mean_budget is not None:
-            return replace(over, mean_budget=tokens)
-        return replace(over, keep=None, budget=tokens)
+    def _by_tokens(self, over: Overrides, most: int) -> tuple[Fits, int, int]:
+        """Whether a count of tokens fits, and the range in which one is looked for: from a quarter
+        of `most` on, but that whole frames may go down to one."""
+        least = 1 if self._knobs.in_whole_frames else ceil(most / SHARE)
+        return lambda count: self._fits(self._knobs.with_tokens(over, count)), most, max(1, least)
 
-    def _frames(self, count: int) -> Overrides:
-        if self.over.fps is not None:
-            return replace(self.over, max_frames=count)
-        return replace(self.over, frames=count)
-
-    def _fits(self, over: Overrides) -> bool:
+    def _fits(self, over: Overrides) -> bool | None:
+        """None for what cannot be asked for."""
         try:
             return self.room.holds(self.asked.takes(self.asked.plan(over), self.batch))
-        except SettingError:  # so few cannot be
-            return False
+        except SettingError:
+            return None
 
 
-def _largest(holds: Callable[[int], bool], low: int, high: int) -> int | None:
-    """The largest of low .. high for which `holds`, which is true up to it; None if it never is."""
-    if high < low or not holds(low):
+def _first(holds: Fits, high: int, low: int) -> int | None:
+    """The smallest of low .. high that can be asked for."""
+    if high < low or holds(high) is None:
         return None
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle - 1)
-    return low
+    return bisect_left(range(low, high), True, key=lambda count: holds(count) is not None) + low
+
+
+def _largest(holds: Fits, high: int, low: int = 1) -> int | None:
+    """The largest of low .. high for which `holds`; None if there is none."""
+    first = _first(holds, high, low)
+    if first is None:
+        return None
+    if not holds(first):
+        return None
+    while first < high:
+        middle = (first + high + 1) // 2
+        first, high = (middle, high) if holds(middle) else (first, middle - 1)
+    return first

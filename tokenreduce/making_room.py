@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from tokenreduce.captions import Line
 from tokenreduce.fitting import fitted
+from tokenreduce.lowering import Knobs, Planned, halved
 from tokenreduce.models.placement import Placement
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.opening import Opened, Wanted
@@ -19,7 +20,7 @@ from tokenreduce.plan import Overrides, Plan, of_video
 from tokenreduce.preset import load_preset
 from tokenreduce.result import Fitted
 from tokenreduce.room import Allowed, Room
-from tokenreduce.sizing import Asked, entering, halved, text_estimate
+from tokenreduce.sizing import Asked, entering, text_estimate
 from tokenreduce.subject import Stills, Subject
 from tokenreduce.subtitles import MOST_TOKENS
 from tokenreduce.video.inputs import shown
@@ -46,10 +47,16 @@ class Maker:
     many: bool = False
     beside: int = 0
 
-    def stepped(self, wanted: Wanted, plan: Plan, batch: int) -> Made:
-        """Half of everything, once memory did not suffice for `plan` in batches of `batch`."""
-        over, frames, budget = halved(plan, wanted.over)
-        told = f"memory did not suffice: {frames:,} {plan.what}, {budget:,} visual tokens"
+    def stepped(self, wanted: Wanted, plan: Plan, batch: int, planned: Planned) -> Made | None:
+        """Half of everything, once memory did not suffice for `plan` in batches of `batch`. None
+        where half cannot be."""
+        half = halved(plan, wanted.over, planned)
+        if half is None:
+            return None
+        then, over = half.plan, half.over
+        told = (
+            f"memory did not suffice: {then.frames:,} {then.what}, {entering(then):,} visual tokens"
+        )
         return Made(replace(wanted, over=over), max(1, batch // 2), Fitted(changed=(told,)))
 
     def made(
@@ -63,15 +70,35 @@ class Maker:
         return Made(replace(wanted, over=fit.over), fit.batch, told)
 
 
-def advice(plan: Plan, over: Overrides) -> str:
-    """What to do where the memory did not suffice for `plan`."""
-    _, frames, budget = halved(plan, over)
-    fewer = "" if plan.pictures else f" or --frames {frames}"
+def advice(plan: Plan, over: Overrides, planned: Planned, *, quantized: bool, may_fit: bool) -> str:
+    """What to do where the memory did not suffice for `plan`. quantized: the model is in NF4, as
+    small as it gets; may_fit: --fit was not given, or has something left to lower."""
+    halves = Knobs(over, plan).halves(planned)
+    told = [f"set {' or '.join(halves)}"] if halves else []
+    told += [] if quantized else ["use --quantize nf4"]
+    told += (
+        ["let --fit choose"] if may_fit and halves else ["use a smaller --model or a larger device"]
+    )
     return (
         f"the device's memory does not suffice for {plan.frames:,} {plan.what} and "
-        f"{entering(plan):,} visual tokens: set a smaller --budget such as {budget}{fewer}, or "
-        "--quantize nf4, or let --fit choose"
+        f"{entering(plan):,} visual tokens: {', or '.join(told)}"
     )
+
+
+def planner(wanted: Wanted, subject: Subject, spec: ModelSpec) -> Planned:
+    """Plans for other settings of the same file."""
+    preset = wanted.preset if not isinstance(wanted.preset, str) else load_preset(wanted.preset)
+    read = replace(wanted, preset=preset)
+    if isinstance(subject, Stills):
+        stills = subject
+        return lambda over: replace(read, over=over).settled(spec, stills)
+    probe = subject.probe
+
+    def of_footage(over: Overrides) -> Plan:
+        plan = replace(read, over=over).settled(spec, None)
+        return of_video(plan, spec, probe.seconds, probe.fps, shown(probe.path))
+
+    return of_footage
 
 
 def asked_of(
@@ -84,29 +111,18 @@ def asked_of(
     many: bool = False,
 ) -> Asked:
     """The run, with plans for other settings of the same file. said: subtitles."""
-    preset = wanted.preset if not isinstance(wanted.preset, str) else load_preset(wanted.preset)
-    read = replace(wanted, preset=preset)
     told = "".join(line.text for line in said)[:_MOST_CHARACTERS]
-    # A toy-world model is never told what was said before (`session`).
+    # A toy that was taught single questions is never told what was said before.
     beside = told + (_HISTORY if many and not spec.toy_world else "")
-    if isinstance(subject, Stills):
-        stills = subject
-
-        def of_pictures(over: Overrides) -> Plan:
-            return replace(read, over=over).settled(spec, stills)
-
-        squares = len(stills.pictures.pixels)
-        return Asked(
-            spec, where, of_pictures, lambda plan: _text(spec, plan, 0.0, beside), squares, many
-        )
-    probe = subject.probe
-
-    def of_footage(over: Overrides) -> Plan:
-        plan = replace(read, over=over).settled(spec, None)
-        return of_video(plan, spec, probe.seconds, probe.fps, shown(probe.path))
-
+    squares = len(subject.pictures.pixels) if isinstance(subject, Stills) else None
+    seconds = 0.0 if isinstance(subject, Stills) else subject.probe.seconds
     return Asked(
-        spec, where, of_footage, lambda plan: _text(spec, plan, probe.seconds, beside), None, many
+        spec,
+        where,
+        planner(wanted, subject, spec),
+        lambda plan: _text(spec, plan, seconds, beside),
+        squares,
+        many,
     )
 
 

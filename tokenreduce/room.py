@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 import torch
@@ -48,7 +49,22 @@ class Room:
     named: str
 
     def holds(self, found: Footprint) -> bool:
-        return found.peak_bytes * _SLACK <= self.limit_bytes
+        return self.needed_bytes(found) <= self.limit_bytes
+
+    def needed_bytes(self, found: Footprint) -> int:
+        """What it takes, and a little to spare, for a prediction may be too low."""
+        return ceil(found.peak_bytes * _SLACK)
+
+
+def unlimited(device: torch.device, allowed: Allowed) -> str | None:
+    """A warning where a limit was asked for that is not known; None where there is none."""
+    if device.type == "cuda" or isinstance(allowed.vram, int) or not allowed.anything:
+        return None
+    asked = "--fit" if allowed.vram is None else "--vram auto"
+    return (
+        f"{asked}: how much memory there is for {device} is not known, so nothing is made to fit "
+        "beforehand; give a size, such as --vram 8GiB"
+    )
 
 
 def room_on(device: torch.device, allowed: Allowed) -> Room | None:
@@ -68,10 +84,14 @@ def room_on(device: torch.device, allowed: Allowed) -> Room | None:
     left = max(0, ours - LATER_BYTES)
     if vram == "auto":
         return Room(left, f"{shown(left)} of the {shown(ours)} free on {device}")
+    own = max(0, vram - DRIVER_BYTES)
     if vram > total:
         name = torch.cuda.get_device_name(device)
         raise CapacityError(
             f"--vram {shown(vram)}: {device} ({name}) has {shown(total)}; give at most that, or "
             "auto"
         )
-    return Room(min(vram - DRIVER_BYTES, left), shown(vram))
+    if own > left:
+        free_now = f"{shown(left)} of the {shown(ours)} free on {device} (not all of {shown(vram)})"
+        return Room(left, free_now)
+    return Room(own, f"{shown(own)} of {shown(vram)}, the rest being the driver's,")

@@ -16,7 +16,7 @@ from tokenreduce.clock import Clock
 from tokenreduce.course import Course
 from tokenreduce.errors import CapacityError
 from tokenreduce.events import Watcher, ignore
-from tokenreduce.making_room import Maker, advice
+from tokenreduce.making_room import Maker
 from tokenreduce.models.base import Stem, VideoModel, never
 from tokenreduce.occupant import Occupant, Placing
 from tokenreduce.opening import Opened, Wanted
@@ -153,20 +153,24 @@ class Session:
             try:
                 return self._asked(question, history, stop, watch)
             except CapacityError as error:
-                plan = self.plan
-                if plan is None or not memory.ran_out(error):
+                if self.plan is None or not memory.ran_out(error):
                     raise
                 # Whoever lends the decoder steps down in their own way.
-                if self._lent or not self._course.steps_down:
-                    raise CapacityError(advice(plan, self._course.wanted.over)) from error.__cause__
+                less = None if self._lent else self._course.less()
+                if less is None:
+                    raise CapacityError(self._course.advice()) from error.__cause__
             # Not in the handler: there the failed attempt's tensors are still held.
-            self._step_down(plan)
+            self._forget()
+            self._course.take(less)
 
-    def _step_down(self, plan: Plan) -> None:
-        """Forgets what was viewed; from now on half of everything is asked for."""
+    def planned(self, over: Overrides) -> Plan:
+        """What other settings would make of the file. Raises SettingError for what cannot be;
+        ValueError before the first question."""
+        return self._course.planned(over)
+
+    def _forget(self) -> None:
         self._viewed = self._prepared = None
         self._stem = Stem() if self._many else None
-        self._course.step_down(plan)
 
     def _asked(
         self,
@@ -215,8 +219,7 @@ class Session:
         is decoded again unless the cache has what is wanted. Raises SettingError, and leaves all
         as it was, for what cannot be."""
         self._course.change(preset, over)
-        self._viewed = self._prepared = None
-        self._stem = Stem() if self._many else None
+        self._forget()
 
     def _begin(self, clock: Clock) -> tuple[VideoModel, Opened]:
         about = self._course.open(clock)

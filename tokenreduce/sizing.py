@@ -38,13 +38,8 @@ class Asked:
     beside: int = 0
 
     def plan(self, over: Overrides) -> Plan:
-        """With no more frames than the file has: `raw` counts the tokens of these alone."""
-        plan = self.planned(over)
-        if plan.pictures:
-            return plan
-        layout, counts = self.spec.layout, range(1, plan.frames + 1)
-        fewer = bisect_left(counts, plan.raw, key=lambda count: layout(count).available)
-        return replace(plan, frames=min(plan.frames, 1 + fewer))
+        """With no more frames than the file has."""
+        return bounded(self.planned(over), self.spec)
 
     def takes(self, plan: Plan, batch: int) -> Footprint:
         return of_plan(
@@ -62,25 +57,18 @@ class Asked:
         )
 
 
+def bounded(plan: Plan, spec: ModelSpec) -> Plan:
+    """With no more frames than the file has: `raw` counts the tokens of these alone."""
+    if plan.pictures:
+        return plan
+    counts = range(1, plan.frames + 1)
+    fewer = bisect_left(counts, plan.raw, key=lambda count: spec.layout(count).available)
+    return replace(plan, frames=min(plan.frames, 1 + fewer))
+
+
 def entering(plan: Plan) -> int:
     """Visual tokens that enter the LLM."""
     return min(plan.budget_for(plan.raw), plan.raw)
-
-
-def halved(plan: Plan, over: Overrides) -> tuple[Overrides, int, int]:
-    """The settings that make half of the plan, at least 1 of each, and its frames and budget."""
-    frames, budget = max(1, plan.frames // 2), max(1, plan.budget_for(plan.raw) // 2)
-    if over.mean_budget is not None:
-        made = replace(over, mean_budget=max(1, over.mean_budget // 2))
-    elif plan.enters_whole:  # nothing acts before the LLM, so fewer frames are fewer tokens
-        made = over
-    else:
-        made = replace(over, keep=None, budget=budget)
-    if plan.pictures:
-        return made, plan.frames, budget
-    if over.fps is not None:
-        return replace(made, max_frames=frames), frames, budget
-    return replace(made, frames=frames), frames, budget
 
 
 def text_estimate(

@@ -26,7 +26,7 @@ from tokenreduce.errors import CapacityError, InputError
 from tokenreduce.events import Advanced, Started, Warned
 from tokenreduce.models.base import Sampling
 from tokenreduce.models.locate import read_spec
-from tokenreduce.plan import Overrides, settle
+from tokenreduce.plan import Overrides, Plan, settle
 from tokenreduce.preset import load_preset
 from tokenreduce.turns import AHEAD
 
@@ -59,7 +59,10 @@ class FakeSession:
 
     @property
     def plan(self) -> Any:
-        return settle(load_preset("balanced"), read_spec("demo"), self.over, Sampling())
+        return self.planned(self.over)
+
+    def planned(self, over: Overrides) -> Any:
+        return settle(load_preset("balanced"), read_spec("demo"), over, Sampling())
 
     def prepare(self, watch: Any) -> None:
         watch(Started("decode", 2))
@@ -365,8 +368,14 @@ def test_half_of_everything(given: Overrides, made: dict[str, Any]) -> None:
     from tokenreduce.batch.stepping import smaller
 
     spec = read_spec("demo")
-    plan = settle(load_preset("balanced"), spec, given, Sampling())
-    over, step = smaller(plan, given)
+
+    def planned(over: Overrides) -> Plan:
+        return settle(load_preset("balanced"), spec, over, Sampling())
+
+    plan = planned(given)
+    less = smaller(given, planned)
+    assert less is not None
+    over, step = less
     assert {name: getattr(over, name) for name in made} == made
     again = settle(load_preset("balanced"), spec, over, Sampling())  # it is possible
     assert again.frames == step.frames == max(1, plan.frames // 2)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tokenreduce import nvidia
-from tokenreduce.errors import CapacityError
+from tokenreduce.errors import CapacityError, ModelError
 from tokenreduce.models import device_check, kernels
 from tokenreduce.models.device_check import (
     available,
@@ -382,6 +382,28 @@ def test_a_card_without_attention_in_bfloat16_is_known(
     told = slow_attention(device, dtype)
     assert (told is not None) is slow
     assert told is None or ("7.5" in told and "try --dtype float16" in told and "\n" not in told)
+
+
+def test_a_host_with_too_little_memory_is_told_before_anything_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    told: list[str] = []
+    for free, quantize, said in (
+        (64 << 30, "none", None),
+        (None, "none", None),
+        (20 << 30, "none", "take 29.9 GiB, and 20.0 GiB of the host's memory are free: choose "
+         "--quantize nf4 or a smaller --model"),
+        (4 << 30, "none", "free: choose a smaller --model, or end what else runs"),
+        (4 << 30, "nf4", "GiB in nf4, and 4.0 GiB"),
+    ):  # fmt: skip
+        monkeypatch.setattr(device_check, "host_free_bytes", lambda free=free: free)
+        with pytest.raises(ModelError, match="offline"):  # nothing of it is here
+            placed(
+                "llava-video-7b", device="cpu", quantize=quantize, offline=True, warn=told.append
+            )
+        assert len(told) == (said is not None)
+        assert said is None or said in told.pop()
 
 
 def test_no_card_has_no_slow_attention(card: SimpleNamespace) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from tokenreduce.errors import CapacityError
 from tokenreduce.events import Event, Started, Warned
 from tokenreduce.fitting import SHARE, fitted
 from tokenreduce.footprint import DRIVER_BYTES
+from tokenreduce.lowering import Knobs, halved
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.models.batched import InBatches, batch_size, in_batches
 from tokenreduce.models.builtin import builtin
@@ -26,10 +28,10 @@ from tokenreduce.opening import Wanted
 from tokenreduce.pipeline import answer
 from tokenreduce.plan import Overrides, Plan, of_video, settle
 from tokenreduce.preset import load_preset
-from tokenreduce.room import LATER_BYTES, NO_LIMIT, Allowed, Room, room_on
+from tokenreduce.room import LATER_BYTES, NO_LIMIT, Allowed, Room, room_on, unlimited
 from tokenreduce.seen import Evidence, Need
 from tokenreduce.session import Session
-from tokenreduce.sizing import Asked, entering, halved, text_estimate
+from tokenreduce.sizing import Asked, entering, text_estimate
 
 CPU = torch.device("cpu")
 MIB = 1 << 20
@@ -147,16 +149,86 @@ def test_without_leave_it_is_refused_with_what_would_fit() -> None:
 def test_where_nothing_fits_the_weights_are_named(lower: bool) -> None:
     with pytest.raises(CapacityError, match=r"weights alone take 15\.0 GiB; use --quantize nf4"):
         fitted(asked(quantize="none"), Overrides(), room(8), lower=lower)
-    with pytest.raises(CapacityError, match="use a smaller --model or a larger device"):
-        fitted(asked(), Overrides(), room(4), lower=lower)
+    for quantize in ("nf4", "none"):  # which would not do either
+        with pytest.raises(CapacityError, match="; use a smaller --model or a larger device"):
+            fitted(asked(quantize=quantize), Overrides(), room(4), lower=lower)
     with pytest.raises(CapacityError, match=r"beside 5\.9 GiB of weights nothing smaller fits"):
         fitted(asked(), Overrides(), room(6), lower=lower)
 
 
 def test_halves() -> None:
-    plan = asked().planned(Overrides(frames=10))
-    over, frames, budget = halved(plan, Overrides(frames=10))
-    assert (over.frames, over.budget) == (frames, budget) == (5, plan.budget_for(plan.raw) // 2)
+    this, over = asked(), Overrides(frames=10)
+    plan = this.plan(over)
+    half = halved(plan, over, this.plan)
+    assert half is not None
+    assert (half.over.frames, half.over.budget) == (5, entering(plan) // 2)
+    assert (half.plan.frames, entering(half.plan)) == (5, entering(plan) // 2)
+    assert Knobs(over, plan).halves(this.plan) == (f"--budget {entering(plan) // 2}", "--frames 5")
+
+
+@pytest.mark.parametrize(
+    ("preset", "over", "flags"),
+    [
+        ("balanced", Overrides(fps=1.0), ("--budget", "--max-frames")),
+        ("none", Overrides(frames=32), ("--frames",)),
+        ("balanced", Overrides(frames=32, mean_budget=900), ("--mean-budget", "--frames")),
+        ("balanced", Overrides(frames=32, method="fastv"), ("--frames",)),
+        ("balanced", Overrides(frames=32, method="fewer-frames"), ("--budget",)),
+        (
+            "balanced",
+            Overrides(frames=32, method="fewer-frames", mean_budget=900),
+            ("--mean-budget",),
+        ),
+    ],
+)
+def test_what_is_advised_can_be_given(preset: str, over: Overrides, flags: tuple[str, ...]) -> None:
+    this = asked(preset)
+    plan = this.plan(over)
+    told = Knobs(over, plan).halves(this.plan)
+    assert tuple(one.split()[0] for one in told) == flags
+    for one in told:
+        flag, count = one.split()
+        name = flag.removeprefix("--").replace("-", "_")
+        setting: dict[str, Any] = {name: int(count)}
+        then = this.plan(replace(over, **setting))
+        assert then.frames < plan.frames or entering(then) < entering(plan) or "mean" in flag
+    half = halved(plan, over, this.plan)
+    assert half is not None
+    assert half.plan.frames == plan.frames // 2
+    assert entering(half.plan) < entering(plan)
+
+
+def test_half_a_frame_cannot_be_asked_for() -> None:
+    this, over = asked(), Overrides(method="fewer-frames", budget=300)
+    assert this.plan(over).frames == 1
+    assert halved(this.plan(over), over, this.plan) is None
+    assert Knobs(over, this.plan(over)).halves(this.plan) == ()
+
+
+@pytest.mark.parametrize("given", ["fastv", "fewer-frames", "sparsevlm"])
+def test_a_smallest_setting_that_cannot_be_is_no_end_of_the_search(given: str) -> None:
+    """Of a mean budget or of whole frames, few tokens are not possible, and more would fit."""
+    mean = None if given == "fewer-frames" else 6000
+    this, over = asked(), Overrides(frames=64, method=given, mean_budget=mean)
+    bare = this.takes(this.plan(Overrides(frames=1, method="fewer-frames", budget=300)), 1)
+    whole = this.takes(this.plan(over), 4)
+    for share in (0.9, 0.2):
+        limit = Room(
+            int(bare.peak_bytes * 1.04 + share * (whole.peak_bytes - bare.peak_bytes)), "it"
+        )
+        fit = fitted(this, over, limit, lower=True)
+        assert limit.holds(this.takes(this.plan(fit.over), fit.batch))
+        assert fit.changed
+        with pytest.raises(
+            CapacityError, match=r"it can be used: --.* fits; --fit chooses"
+        ) as told:
+            fitted(this, over, limit, lower=False)
+        offered = re.findall(r"--(budget|mean-budget|frames) (\d+)", str(told.value))
+        assert offered
+        for name, count in offered:
+            setting: dict[str, Any] = {name.replace("-", "_"): int(count)}
+            made = replace(over, **setting)
+            assert limit.holds(this.takes(this.plan(made), fit.batch))
 
 
 class Card:
@@ -178,10 +250,23 @@ def test_a_card_s_room(monkeypatch: pytest.MonkeyPatch) -> None:
     left = (9 << 30) + 100 - LATER_BYTES
     assert free == Room(left, "8.8 GiB of the 9.0 GiB free on cuda:0")
     # Of a size of one's own the driver takes its share; never more than is free.
-    assert room_on(cuda, Allowed(8 << 30)) == Room((8 << 30) - DRIVER_BYTES, "8.0 GiB")
-    assert room_on(cuda, Allowed(12 << 30)) == Room(left, "12.0 GiB")
+    own = room_on(cuda, Allowed(8 << 30))
+    assert own == Room((8 << 30) - DRIVER_BYTES, "7.5 GiB of 8.0 GiB, the rest being the driver's,")
+    less = room_on(cuda, Allowed(12 << 30))
+    assert less == Room(left, "8.8 GiB of the 9.0 GiB free on cuda:0 (not all of 12.0 GiB)")
     with pytest.raises(CapacityError, match=r"16.0 GiB: cuda:0 \(Toy 3060\) has 12.0 GiB; give at"):
         room_on(cuda, Allowed(16 << 30))
+
+
+def test_a_limit_that_is_not_known_is_told() -> None:
+    cuda = torch.device("cuda", 0)
+    for allowed in (NO_LIMIT, Allowed(1 << 30), Allowed(1 << 30, fit=True)):
+        assert unlimited(CPU, allowed) is None
+    for allowed, flag in ((Allowed("auto"), "--vram auto: "), (Allowed(fit=True), "--fit: ")):
+        assert unlimited(cuda, allowed) is None
+        told = unlimited(CPU, allowed)
+        assert told is not None
+        assert told.startswith(flag)
 
 
 def test_without_a_card_a_size_stands_for_one() -> None:
@@ -301,13 +386,16 @@ def test_out_of_memory_steps_down_once_where_that_is_allowed(demo: VideoModel, c
     assert found.fitted.changed == (half,)
     assert f"made to fit: {half}" in told
     assert found.frames.batch == 2
-    with pytest.raises(CapacityError, match=r"8 frames and .* set a smaller --budget such as"):
+    spent = r"8 frames and 8\d visual tokens: set --budget 4\d or --frames 4, or .*larger device$"
+    with pytest.raises(CapacityError, match=spent):
         ask(Small(demo, 2), clip, fit=True)
 
 
 def test_out_of_memory_says_what_would_fit_where_it_is_not(demo: VideoModel, clip: Path) -> None:
     small = Small(demo, 1)
-    with pytest.raises(CapacityError, match="--frames 8, or --quantize nf4, or let --fit choose"):
+    with pytest.raises(
+        CapacityError, match="--frames 8, or use --quantize nf4, or let --fit choose"
+    ):
         ask(small, clip)
     assert small.looked == 1
 
@@ -326,6 +414,32 @@ def test_a_session_goes_back_to_what_was_given_when_it_is_changed(
     assert second.frames.requested == 4
     assert second.fitted.changed == ()
     assert shown(first.fitted.limit or 0).endswith("MiB")
+
+
+def test_after_a_step_down_other_settings_are_new(demo: VideoModel, clip: Path) -> None:
+    """Neither told as stepped down nor kept to its batch; and they may step down themselves."""
+    small = Small(demo, 1)
+    wanted = Wanted(clip, over=Overrides(frames=16))
+    with Session(wanted, model=cast(VideoModel, small), allowed=Allowed(fit=True)) as session:
+        first = session.ask("What colour is the star?")
+        assert (first.frames.requested, first.frames.batch) == (8, 2)
+        session.change(preset="fast")
+        second = session.ask("What colour is the star?")
+        assert (second.frames.requested, second.frames.batch) == (16, 4)
+        assert second.fitted.changed == ()
+        session.change(over=Overrides(frames=12))
+        small.failures = 1
+        third = session.ask("What colour is the star?")
+    assert (third.frames.requested, third.frames.batch) == (6, 2)
+    assert len(third.fitted.changed) == 1
+
+
+def test_where_half_cannot_be_it_is_refused_with_what_is_left(demo: VideoModel, clip: Path) -> None:
+    """One whole frame is the least there is; it is no mistake of who asks."""
+    with pytest.raises(
+        CapacityError, match=r"1 frame and 42 visual tokens: use --quantize nf4, or"
+    ):
+        ask(Small(demo, 1), clip, fit=True, method="fewer-frames", budget=50)
 
 
 def test_attention_that_is_written_out_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,14 +169,21 @@ class Desk:
 
     def _asked(self, held: _Held, question: str, beside: deque[_Held]) -> Answer:
         """Where memory does not suffice: again with nothing beside it, then again with half."""
-        for mend in (self._make_room, self._step_down):
-            try:
-                return self._ask(held, question)
-            except CapacityError:
-                if held.stepped_down is not None:
-                    raise
-            # Not in the handler: there the failed attempt's tensors are still held.
-            mend(held, beside)
+        try:
+            return self._ask(held, question)
+        except CapacityError:
+            if held.stepped_down is not None:
+                raise
+        # Not in the handler, here and below: there the failed attempt's tensors are still held.
+        self._make_room(held, beside)
+        try:
+            return self._ask(held, question)
+        except CapacityError:
+            less = self._less(held)
+            if less is None:
+                raise
+        over, held.stepped_down = less
+        self._renew(held, over)
         return self._ask(held, question)
 
     def _ask(self, held: _Held, question: str) -> Answer:
@@ -193,13 +200,11 @@ class Desk:
         wait([other.ready for other in beside])
         self._renew(held)
 
-    def _step_down(self, held: _Held, beside: deque[_Held]) -> None:
-        plan = held.session.plan
-        if plan is None:
-            self._renew(held)
-        else:
-            over, held.stepped_down = smaller(plan, self._recipe.over)
-            self._renew(held, over)
+    def _less(self, held: _Held) -> tuple[Overrides, SteppedDown] | None:
+        """None where the file could not even be opened, or half of it cannot be asked for."""
+        if held.session.plan is None:
+            return None
+        return smaller(self._recipe.over, held.session.planned)
 
     def _renew(self, held: _Held, over: Overrides | None = None) -> None:
         """The task's video is prepared again, in the thread that asks."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from tokenreduce.batch.rows import SteppedDown
-from tokenreduce.plan import Overrides, Plan
-from tokenreduce.sizing import halved
+from tokenreduce.lowering import Planned, halved
+from tokenreduce.plan import Overrides
+from tokenreduce.sizing import entering
 
 
-def smaller(plan: Plan, over: Overrides) -> tuple[Overrides, SteppedDown]:
-    """The settings that make half of the plan, at least 1 of each, and what they make."""
-    made, frames, budget = halved(plan, over)
-    return made, SteppedDown(frames, budget)
+def smaller(over: Overrides, planned: Planned) -> tuple[Overrides, SteppedDown] | None:
+    """The settings that make half of what `over` does, at least 1 of each, and what they make.
+    None where half cannot be asked for."""
+    half = halved(planned(over), over, planned)
+    if half is None:
+        return None
+    return half.over, SteppedDown(half.plan.frames, entering(half.plan))

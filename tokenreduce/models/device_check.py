@@ -17,6 +17,7 @@ import torch
 from tokenreduce import nvidia
 from tokenreduce.errors import CapacityError
 from tokenreduce.footprint_weights import weights
+from tokenreduce.memory import host_free_bytes
 from tokenreduce.models.kernels import fault
 from tokenreduce.models.quantize import Quantize
 from tokenreduce.models.spec import ModelSpec
@@ -122,6 +123,24 @@ def check_room(
         f"device {device}: it has {total / 2**30:.1f} GiB, and {told}; choose "
         f"{'--quantize nf4' if fits and quantize != 'nf4' else 'a smaller --model'}, "
         f"--device-map auto or --device cpu; {ADVICE}"
+    )
+
+
+def scarce(
+    name: str, spec: ModelSpec, quantize: Quantize, dtype: torch.dtype, device: torch.device
+) -> str | None:
+    """A warning where the CPU is to do it and the weights alone are more than the host has free; it
+    may still end well, by swapping or with weights that stay mapped. None if there is none."""
+    free = host_free_bytes() if device.type == "cpu" else None
+    needed = weight_bytes(spec, quantize, dtype)
+    if free is None or needed <= free:
+        return None
+    smaller = quantize == "none" and weight_bytes(spec, "nf4", dtype) <= free
+    return (
+        f"device {device}: the weights of {name} alone take {needed / 2**30:.1f} GiB"
+        f"{f' in {quantize}' if quantize != 'none' else ''}, and {free / 2**30:.1f} GiB of the "
+        f"host's memory are free: choose {'--quantize nf4 or ' if smaller else ''}a smaller "
+        "--model, or end what else runs"
     )
 
 

@@ -11,7 +11,13 @@ from tokenreduce.events import Watcher, ignore
 from tokenreduce.models.aliases import ALIASES
 from tokenreduce.models.base import VideoModel
 from tokenreduce.models.builtin import builtin
-from tokenreduce.models.device_check import check_device, check_room, left_aside, slow_attention
+from tokenreduce.models.device_check import (
+    check_device,
+    check_room,
+    left_aside,
+    scarce,
+    slow_attention,
+)
 from tokenreduce.models.families import FAMILIES, family_of
 from tokenreduce.models.fetching import weights_folder
 from tokenreduce.models.files import CONFIG, read_json
@@ -69,28 +75,42 @@ def placed(
     """Where and how `load` would put the model, with all refused that can be without its weights.
 
     The device is asked first, before even the configuration of a model that is not here. warn: told
-    where "auto" leaves a card aside, and of a dtype for which a card has only slow attention.
+    where "auto" leaves a card aside, of a dtype for which a card has only slow attention, and of
+    weights for which the host's memory does not suffice.
     Raises what `load` raises for settings and devices.
     """
     check_device(choose_device(device))
     if (told := left_aside(device)) is not None:
         warn(told)
-    _check_size(name, device, dtype, quantize, device_map)
+    early = _early(name, device, dtype, quantize, device_map)
+    if early is not None:
+        where, spec = early
+        check_room(name, spec, where.quantize, where.dtype, where.device)
+        _warn_of_size(name, where, spec, warn)
     source = resolve(name, revision, offline=offline)
-    found = _settled(source, device, dtype, quantize, device_map, max_memory_bytes)[0]
+    found, spec = _settled(source, device, dtype, quantize, device_map, max_memory_bytes)
+    if early is None and not found.layers:
+        _warn_of_size(source.name, found, spec, warn)
     if (told := slow_attention(found.device, found.dtype)) is not None:
         warn(told)
     return found
 
 
-def _check_size(name: str, device: str, dtype: str, quantize: str, device_map: str) -> None:
-    """Refuses an alias by the size that is known of it, before its configuration is downloaded."""
+def _early(
+    name: str, device: str, dtype: str, quantize: str, device_map: str
+) -> tuple[Placement, ModelSpec] | None:
+    """Of an alias, by the size that is known of it, before its configuration is downloaded."""
     if device_map != "none" or name.lower() not in ALIASES:
-        return
+        return None
     spec = builtin(name.lower())
-    if spec is not None:
-        early = place(device, dtype, quantize, spec.text)
-        check_room(name, spec, early.quantize, early.dtype, early.device)
+    return None if spec is None else (place(device, dtype, quantize, spec.text), spec)
+
+
+def _warn_of_size(
+    name: str, where: Placement, spec: ModelSpec, warn: Callable[[str], None]
+) -> None:
+    if (told := scarce(name, spec, where.quantize, where.dtype, where.device)) is not None:
+        warn(told)
 
 
 def _settled(

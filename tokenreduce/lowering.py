@@ -1,0 +1,109 @@
+"""What of a run can be asked for in less: visual tokens and frames, as settings and as flags.
+
+Knows what a plan says and no device, no memory and no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tokenreduce.errors import SettingError
+from tokenreduce.plan import Overrides, Plan
+from tokenreduce.recipes import FEWER_FRAMES
+from tokenreduce.sizing import entering
+
+Planned = Callable[[Overrides], Plan]
+"""The plan that settings lead to, for one file. Raises SettingError for what cannot be."""
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Of settings and the plan they led to.
+
+    tokens_flag, frames_flag  by which less is asked for; None where that cannot be: the method
+        takes whatever there is, pictures are all wanted, or frames follow from the tokens
+    """
+
+    over: Overrides
+    plan: Plan
+
+    @property
+    def in_whole_frames(self) -> bool:
+        """Fewer tokens are fewer frames, nothing else."""
+        return self.plan.label == FEWER_FRAMES
+
+    @property
+    def tokens_flag(self) -> str | None:
+        if self.over.mean_budget is not None:
+            return "--mean-budget"
+        whole = self.plan.enters_whole and not self.in_whole_frames
+        return None if whole else "--budget"
+
+    @property
+    def frames_flag(self) -> str | None:
+        if self.plan.pictures or self.in_whole_frames:
+            return None
+        return "--frames" if self.over.fps is None else "--max-frames"
+
+    @property
+    def tokens(self) -> int:
+        """As many as are asked for now."""
+        return self.over.mean_budget or entering(self.plan)
+
+    def with_tokens(self, over: Overrides, count: int) -> Overrides:
+        """`over`, with `count` of what the tokens' flag sets; as it is where there is no flag."""
+        if self.tokens_flag is None:
+            return over
+        if self.tokens_flag == "--mean-budget":
+            return replace(over, mean_budget=count)
+        return replace(over, keep=None, budget=count)
+
+    def with_frames(self, over: Overrides, count: int) -> Overrides:
+        """`over`, with `count` frames; as it is where there is no flag."""
+        if self.frames_flag is None:
+            return over
+        if self.frames_flag == "--max-frames":
+            return replace(over, max_frames=count)
+        return replace(over, frames=count)
+
+    def halves(self, planned: Planned) -> tuple[str, ...]:
+        """Half of the tokens, half of the frames, each by itself, as flags that can be given."""
+        tokens, frames = max(1, self.tokens // 2), max(1, self.plan.frames // 2)
+        each = (
+            (self.tokens_flag, tokens, self.with_tokens(self.over, tokens)),
+            (self.frames_flag, frames, self.with_frames(self.over, frames)),
+        )
+        told = []
+        for flag, count, over in each:
+            if flag is not None and over != self.over and possible(over, planned) is not None:
+                told.append(f"{flag} {count}")
+        return tuple(told)
+
+
+@dataclass(frozen=True)
+class Half:
+    """over: settings; plan: what they lead to."""
+
+    over: Overrides
+    plan: Plan
+
+
+def halved(plan: Plan, over: Overrides, planned: Planned) -> Half | None:
+    """Half of the tokens and of the frames of `plan`, at least 1 of each. None where settings that
+    lead to less cannot be."""
+    knobs = Knobs(over, plan)
+    made = knobs.with_frames(over, max(1, plan.frames // 2))
+    made = knobs.with_tokens(made, max(1, knobs.tokens // 2))
+    then = possible(made, planned)
+    if then is None or (then.frames, entering(then)) == (plan.frames, entering(plan)):
+        return None
+    return Half(made, then)
+
+
+def possible(over: Overrides, planned: Planned) -> Plan | None:
+    """The plan, or None where the settings cannot be."""
+    try:
+        return planned(over)
+    except SettingError:
+        return None
