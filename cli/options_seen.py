@@ -169,8 +169,8 @@ Newlines = Annotated[
         "--newlines",
         panel=_SEEN,
         metavar="RULE",
-        help="Newline tokens that survive merging: share of each frame's tokens, one a frame, "
-        "or none. Default: the preset's.",
+        help="Newline tokens that survive merging: 'share', as of the frame's tokens; 'frame', "
+        "one for each; or 'none'. Default: the preset's.",
     ),
 ]
 TimeText = Annotated[
