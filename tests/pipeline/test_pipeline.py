@@ -201,7 +201,7 @@ class Exhausted:
 
 @pytest.mark.parametrize("at", ["look", "generate"])
 def test_a_full_device_is_no_bug(clip: Path, model: VideoModel, at: str) -> None:
-    with pytest.raises(CapacityError, match="smaller --budget"):
+    with pytest.raises(CapacityError, match="set --budget 42 or --frames 4"):
         ask(clip, Exhausted(model, at))  # type: ignore[arg-type]  # a stand-in that runs out
 
 
