@@ -24,7 +24,7 @@ def retried(output: str, numbers: Mapping[str, Any]) -> int:
     """The exit code, as of one run over all settings that had failed rows; NOTHING if none had."""
     with closing(Ledger.open(ledger_of(output), readonly=True)) as ledger:
         found = [(one, _listing(ledger, one)) for one in ledger.settings().values()]
-    _check_here([job.path for _, listing in found for job in listing.jobs])
+        _check_here(ledger, [job.path for _, listing in found for job in listing.jobs])
     codes = set[int]()
     for settings, listing in found:
         if listing.rows:
@@ -38,10 +38,12 @@ def retried(output: str, numbers: Mapping[str, Any]) -> int:
     return next((code for code in (FAILURES, 0) if code in codes), NOTHING)
 
 
-def _check_here(files: Sequence[str]) -> None:
-    """Raises InputError if all are named relative to a folder that cannot be this one: asked here,
-    every row would only lose the reason why it failed."""
-    if files and not any(os.path.isabs(file) or os.path.lexists(file) for file in files):
+def _check_here(ledger: Ledger, files: Sequence[str]) -> None:
+    """Raises InputError where all are named relative to a folder that is not this one, for nothing
+    of the batch is here: every row would only lose the reason why it failed."""
+    if any(os.path.isabs(file) or os.path.lexists(file) for file in files):
+        return
+    if files and not any(os.path.lexists(row.file) for row in ledger.rows(status="answered")):
         more = f" and of {len(files) - 1:,} more" if len(files) > 1 else ""
         raise InputError(
             f"{shown(files[0])}: there is nothing of that name here{more}; the names are relative "

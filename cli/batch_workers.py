@@ -25,7 +25,6 @@ def check_device(recipe: Recipe, numbers: Mapping[str, Any], *, quiet: bool) -> 
         return
     from tokenreduce.models.load import placed
     from tokenreduce.models.placement import choose_device
-    from tokenreduce.room import unlimited
 
     def warn(note: str) -> None:
         if not quiet:
@@ -34,8 +33,6 @@ def check_device(recipe: Recipe, numbers: Mapping[str, Any], *, quiet: bool) -> 
     device = choose_device(recipe.placing.device)
     if device.type != "cuda":
         placed(recipe.model, **asdict(recipe.placing), warn=warn)
-    if (note := unlimited(device, recipe.allowed)) is not None:
-        warn(note)
 
 
 @contextmanager

@@ -169,6 +169,8 @@ class Talk:
         self._session.change(preset=given)
         if not self._quiet:
             render.show(f"preset {escaped(given)} from the next question on")
+            if changed := self._session.fitted.changed:
+                render.warning(f"made to fit: {'; '.join(changed)}")
 
     def _save(self, given: str) -> None:
         if not given:

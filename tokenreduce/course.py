@@ -39,6 +39,7 @@ class Course:
         self._opened: Opened | None = None
         self._stepped: Fitted | None = None
         self._batch: int | None = None
+        self._warned = False
         self.fitted = Fitted()
 
     @property
@@ -58,6 +59,11 @@ class Course:
             raise ValueError("the file is not opened yet")
         spec = self._model.spec()
         return bounded(planner(self.wanted, self._opened.subject, spec)(over), spec)
+
+    @property
+    def opened_and_loaded(self) -> bool:
+        """Whether the file is opened, and the model on its device."""
+        return self._opened is not None and self._model.loaded is not None
 
     def less(self) -> Made | None:
         """Half of everything, where memory did not suffice. None where that may not be, was done
@@ -130,8 +136,11 @@ class Course:
         where = self._model.placement(clock)
         # Of layers that are spread nothing is foreseen: `spread` leaves room on every GPU.
         room = None if where.layers else room_on(where.device, self._maker.allowed)
-        if self._model.awaited and (note := unlimited(where.device, self._maker.allowed)):
-            clock.warn(note)  # once, before the model is loaded
+        # In a batch the worker says so.
+        note = None if self._maker.beside else unlimited(where.device, self._maker.allowed)
+        if note is not None and not self._warned:
+            clock.warn(note)
+            self._warned = True
         spec = self._model.spec()
         found = opened(wanted, spec, self._child, self._kept(), clock)
         self._model.check()

@@ -82,6 +82,8 @@ def _changes(before: Plan, after: Plan) -> tuple[str, ...]:
     told = []
     if after.frames != before.frames:
         told.append(f"{before.frames:,} frames -> {after.frames:,}")
+    if before.mean_budget is not None and after.mean_budget != before.mean_budget:
+        told.append(f"a mean budget of {before.mean_budget:,} -> {after.mean_budget or 0:,}")
     if entering(after) != entering(before):
         told.append(f"a budget of {entering(before):,} visual tokens -> {entering(after):,}")
     return tuple(told)
@@ -141,14 +143,14 @@ class _Search:
         told, knobs = [], self._knobs
         tokens = self._most_tokens(self.over, knobs.tokens - 1)
         if tokens is not None:
-            told.append(f"{knobs.tokens_flag} {tokens.mean_budget or tokens.budget}")
+            told.append(knobs.as_tokens(tokens.mean_budget or tokens.budget or 1))
         if knobs.frames_flag is not None:
 
             def fits(count: int) -> bool | None:
                 return self._fits(knobs.with_frames(self.over, count))
 
             if (count := _largest(fits, self.plan.frames - 1)) is not None:
-                told.append(f"{knobs.frames_flag} {count}")
+                told.append(knobs.as_frames(count))
         return told
 
     def _of_frames(self, count: int) -> Overrides | None:

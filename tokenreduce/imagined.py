@@ -75,5 +75,8 @@ def room_for(where: Placement, vram: int | Literal["auto"] | None) -> Room | Non
     if where.device.type == "cuda" and available():
         return room_on(where.device, Allowed("auto"))
     if vram == "auto":
-        raise CapacityError("--vram auto: there is no card here; give a size such as 12GiB")
+        why = "there is no card here"
+        if where.device.type != "cuda":
+            why = f"how much memory there is for {where.device} is not known"
+        raise CapacityError(f"--vram auto: {why}; give a size such as 12GiB")
     return None

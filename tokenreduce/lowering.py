@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import le
 
 from tokenreduce.errors import SettingError
+from tokenreduce.footprint import layers_of
 from tokenreduce.plan import Overrides, Plan
 from tokenreduce.recipes import FEWER_FRAMES
 from tokenreduce.sizing import entering
@@ -48,8 +50,18 @@ class Knobs:
 
     @property
     def tokens(self) -> int:
-        """As many as are asked for now."""
-        return self.over.mean_budget or entering(self.plan)
+        """As many as are asked for now, or as there are."""
+        there = entering(self.plan)
+        return min(self.over.mean_budget or there, there)
+
+    def as_tokens(self, count: int) -> str:
+        """The flag, as it can be given beside all else that was."""
+        instead = "" if self.over.keep is None else " (instead of --keep)"
+        return f"{self.tokens_flag} {count}{instead}"
+
+    def as_frames(self, count: int) -> str:
+        """As `as_tokens`."""
+        return f"{self.frames_flag} {count}"
 
     def with_tokens(self, over: Overrides, count: int) -> Overrides:
         """`over`, with `count` of what the tokens' flag sets; as it is where there is no flag."""
@@ -71,14 +83,10 @@ class Knobs:
         """Half of the tokens, half of the frames, each by itself, as flags that can be given."""
         tokens, frames = max(1, self.tokens // 2), max(1, self.plan.frames // 2)
         each = (
-            (self.tokens_flag, tokens, self.with_tokens(self.over, tokens)),
-            (self.frames_flag, frames, self.with_frames(self.over, frames)),
+            (self.as_tokens(tokens), self.with_tokens(self.over, tokens)),
+            (self.as_frames(frames), self.with_frames(self.over, frames)),
         )
-        told = []
-        for flag, count, over in each:
-            if flag is not None and over != self.over and possible(over, planned) is not None:
-                told.append(f"{flag} {count}")
-        return tuple(told)
+        return tuple(flag for flag, over in each if _lighter(over, self.plan, planned) is not None)
 
 
 @dataclass(frozen=True)
@@ -95,15 +103,20 @@ def halved(plan: Plan, over: Overrides, planned: Planned) -> Half | None:
     knobs = Knobs(over, plan)
     made = knobs.with_frames(over, max(1, plan.frames // 2))
     made = knobs.with_tokens(made, max(1, knobs.tokens // 2))
-    then = possible(made, planned)
-    if then is None or (then.frames, entering(then)) == (plan.frames, entering(plan)):
-        return None
-    return Half(made, then)
+    then = _lighter(made, plan, planned)
+    return None if then is None else Half(made, then)
 
 
-def possible(over: Overrides, planned: Planned) -> Plan | None:
-    """The plan, or None where the settings cannot be."""
+def _lighter(over: Overrides, plan: Plan, planned: Planned) -> Plan | None:
+    """What `over` leads to, where that can be and is less than `plan` in something."""
     try:
-        return planned(over)
+        then = planned(over)
+        before, after = _weight(plan), _weight(then)
     except SettingError:
         return None
+    return then if after != before and all(map(le, after, before)) else None
+
+
+def _weight(plan: Plan) -> tuple[int, int]:
+    """Frames, and visual tokens over all layers. Raises SettingError for what cannot be."""
+    return plan.frames, sum(layers_of(plan))

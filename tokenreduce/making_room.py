@@ -72,13 +72,12 @@ class Maker:
 
 def advice(plan: Plan, over: Overrides, planned: Planned, *, quantized: bool, may_fit: bool) -> str:
     """What to do where the memory did not suffice for `plan`. quantized: the model is in NF4, as
-    small as it gets; may_fit: --fit was not given, or has something left to lower."""
+    small as it gets; may_fit: --fit was not given."""
     halves = Knobs(over, plan).halves(planned)
     told = [f"set {' or '.join(halves)}"] if halves else []
     told += [] if quantized else ["use --quantize nf4"]
-    told += (
-        ["let --fit choose"] if may_fit and halves else ["use a smaller --model or a larger device"]
-    )
+    choose = may_fit and halved(plan, over, planned) is not None
+    told += ["let --fit choose" if choose else "use a smaller --model or a larger device"]
     return (
         f"the device's memory does not suffice for {plan.frames:,} {plan.what} and "
         f"{entering(plan):,} visual tokens: {', or '.join(told)}"

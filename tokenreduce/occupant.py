@@ -4,6 +4,7 @@ video and no question.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,6 +53,7 @@ class Occupant:
         self._model = model
         self._name = model if isinstance(model, str) else named
         self._vram_bytes = vram_bytes
+        self._told = set[str]()
 
     @property
     def awaited(self) -> bool:
@@ -77,7 +79,7 @@ class Occupant:
     def placement(self, clock: Clock) -> Placement:
         """Where the model is, or will be. Raises SettingError and CapacityError."""
         if isinstance(self._model, str):
-            return placed(self._model, **self._loading(), warn=clock.warn)
+            return placed(self._model, **self._loading(), warn=self._once(clock))
         quantize: Quantize = self._model.quantize  # type: ignore[assignment]  # one of the three
         return Placement(self._model.device, self._model.dtype, quantize)
 
@@ -87,6 +89,16 @@ class Occupant:
             with clock.part("load"):
                 self._model = load(self._model, on_event=clock.tell, **self._loading())
         return self._model
+
+    def _once(self, clock: Clock) -> Callable[[str], None]:
+        """Warns of what was not warned of before: a file may be opened several times."""
+
+        def warn(told: str) -> None:
+            if told not in self._told:
+                self._told.add(told)
+                clock.warn(told)
+
+        return warn
 
     def identity(self) -> str | None:
         """What tells its tokens from any other model's; None if nothing does."""

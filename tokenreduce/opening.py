@@ -109,9 +109,11 @@ def reopened(
     if isinstance(about.subject, Stills):
         return replace(about, plan=wanted.settled(spec, about.subject))
     probe = about.subject.probe
-    plan = of_video(wanted.settled(spec, None), spec, probe.seconds, probe.fps, shown(probe.path))
+    settled = wanted.settled(spec, None)
+    plan = of_video(settled, spec, probe.seconds, probe.fps, shown(probe.path))
     check_context(plan, spec, 0, plan.raw)
-    shelf = None if kept is None else kept.shelf(plan, spec, probe.path, clock)
+    # Of the plan before the video was known, as in `opened`: else each would keep its own.
+    shelf = None if kept is None else kept.shelf(settled, spec, probe.path, clock)
     return replace(about, plan=plan, shelf=shelf, found=None if shelf is None else shelf.find(plan))
 
 

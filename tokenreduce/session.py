@@ -23,7 +23,7 @@ from tokenreduce.opening import Opened, Wanted
 from tokenreduce.plan import Overrides, Plan, check_context, check_question
 from tokenreduce.preset import Preset
 from tokenreduce.replying import Turn, asked, foreseen, words
-from tokenreduce.result import Answer
+from tokenreduce.result import Answer, Fitted
 from tokenreduce.room import NO_LIMIT, Allowed
 from tokenreduce.sheet import Sheet
 from tokenreduce.subject import Footage
@@ -153,7 +153,8 @@ class Session:
             try:
                 return self._asked(question, history, stop, watch)
             except CapacityError as error:
-                if self.plan is None or not memory.ran_out(error):
+                # Weights for which it does not suffice are no matter of the video.
+                if not (self._course.opened_and_loaded and memory.ran_out(error)):
                     raise
                 # Whoever lends the decoder steps down in their own way.
                 less = None if self._lent else self._course.less()
@@ -162,6 +163,16 @@ class Session:
             # Not in the handler: there the failed attempt's tensors are still held.
             self._forget()
             self._course.take(less)
+
+    @property
+    def over(self) -> Overrides:
+        """The settings that are followed now: as given, or made to fit."""
+        return self._course.wanted.over
+
+    @property
+    def fitted(self) -> Fitted:
+        """What was made to fit when the file was opened."""
+        return self._course.fitted
 
     def planned(self, over: Overrides) -> Plan:
         """What other settings would make of the file. Raises SettingError for what cannot be;

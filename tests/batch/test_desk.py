@@ -293,6 +293,22 @@ def test_where_memory_does_not_suffice_it_is_tried_alone_then_halved_once(bench:
     assert bench.replies[2].stepped_down is None
 
 
+def test_half_of_what_was_made_to_fit_is_tried_not_half_of_what_was_given(bench: Bench) -> None:
+    seen: list[Overrides] = []
+
+    def short(session: FakeSession) -> str:
+        seen.append(session.over)
+        if len(seen) < 3:
+            session.over = Overrides(frames=4, budget=30)  # as --fit does, when it opens the file
+            raise CapacityError("too little")
+        return "at last"
+
+    bench.says.does["1.mp4"] = short
+    bench.work(bench.task(1, "Q?"), over=Overrides(frames=12, budget=100))
+    assert [(over.frames, over.budget) for over in seen] == [(12, 100), (12, 100), (2, 15)]
+    assert bench.replies[0].stepped_down == SteppedDown(2, 15)
+
+
 def test_halved_once_and_no_more(bench: Bench) -> None:
     calls: list[int] = []
 

@@ -11,6 +11,7 @@ from tokenreduce.batch.worker import Setup, serve
 from tokenreduce.models.base import Sampling
 from tokenreduce.occupant import Placing
 from tokenreduce.plan import Overrides
+from tokenreduce.room import NO_LIMIT, Allowed
 
 
 class Nothing:
@@ -22,8 +23,9 @@ class Nothing:
         return None
 
 
-def served(model: str) -> list[m.Message]:
-    recipe = Recipe.of(model, "fast", Overrides(), Sampling(8), Placing(device="cpu"), None, None)
+def served(model: str, allowed: Allowed = NO_LIMIT) -> list[m.Message]:
+    placing = Placing(device="cpu")
+    recipe = Recipe.of(model, "fast", Overrides(), Sampling(8), placing, None, None, allowed)
     told: list[m.Message] = []
     serve(Setup("w", recipe), Nothing(), told.append)
     return told
@@ -38,6 +40,13 @@ def test_it_says_that_it_is_ready_and_what_to_know(
     assert isinstance(ready, m.Ready)
     assert (ready.worker, ready.device, ready.host) == ("w", "cpu", None)
     assert ready.told == (() if slow is None else (slow,))
+
+
+def test_a_limit_that_is_not_known_is_told() -> None:
+    (ready,) = served("demo", Allowed("auto"))
+    assert isinstance(ready, m.Ready)
+    (told,) = ready.told
+    assert told.startswith("--vram auto: how much memory")
 
 
 def test_a_model_that_cannot_be_loaded_is_the_last_word(

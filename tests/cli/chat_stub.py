@@ -16,7 +16,7 @@ from typing import Any
 
 from tokenreduce.errors import CapacityError, InputError, SettingError
 from tokenreduce.events import Finished, Started, Text, Warned, Watcher
-from tokenreduce.result import Answer
+from tokenreduce.result import Answer, Fitted
 
 SAMPLE: Answer = runpy.run_path(str(Path(__file__).with_name("stub_run.py")))["SAMPLE"]
 FRAMES = replace(SAMPLE.frames, seconds=(0.0, 29.12, 3725.06), decoded=3)
@@ -36,6 +36,7 @@ class Session:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     viewed: object = None
     plan: object = None
+    fitted: Fitted = field(default_factory=Fitted)
 
     def __enter__(self) -> Session:
         self.calls.append(("enter", self.wanted, self.model, self.placing, self.cache, self.many))
@@ -48,6 +49,8 @@ class Session:
         if preset != "fast":
             raise SettingError(f"no preset {preset!r}; there are: fast")
         self.calls.append(("change", preset))
+        if self.allowed.fit:
+            self.fitted = Fitted(changed=("32 frames -> 16",))
 
     def ask(
         self,

@@ -158,6 +158,14 @@ def test_another_preset_holds_from_the_next_question_on(run: Run, calls: Calls) 
     assert [call[0] for call in calls] == ["enter", "ask", "change", "ask", "exit"]
     assert calls[2] == ("change", "fast")
     assert "preset fast from the next question on\n" in done.stderr
+    assert "made to fit" not in done.stderr
+
+
+def test_a_preset_that_is_made_to_fit_says_so(run: Run, calls: Calls) -> None:
+    done = run("chat", "a.mp4", "--fit", stdin="one\n/preset fast\ntwo\n")
+    lines = done.stderr.splitlines()
+    at = lines.index("preset fast from the next question on")
+    assert lines[at + 1] == "warning: made to fit: 32 frames -> 16"
 
 
 def test_help_lists_the_commands(run: Run, calls: Calls) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -155,6 +155,18 @@ def test_from_a_folder_where_no_file_is_nothing_is_asked(
     assert stub.asked == []
     Path("2.mp4").touch()  # some may have been deleted
     assert run("results", "retry", f"../{out}", "--failed").exit_code == 0
+
+
+def test_where_others_of_the_batch_are_it_is_the_right_folder(
+    run: Run, out: str, part: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = StubRun([3])
+    monkeypatch.setattr(part("batch_retry"), "Run", stub)
+    answered = replace(failed(2), status="answered", failure=None, answer={"answer": "yes"})
+    record(out, failed(1), answered)
+    Path("1.mp4").unlink()
+    assert run("results", "retry", out, "--failed").exit_code == 3
+    assert len(stub.asked) == 1
 
 
 def test_settings_that_mean_something_else_by_now_are_told_and_nothing_is_asked(

@@ -272,7 +272,8 @@ def test_a_folder_that_only_looks_finished_is_not_here_already(
     mine, to = tmp_path / "mine", tmp_path / "own"
     shutil.copytree(checkpoint, mine)
     assert pull(str(mine), nf4=True, to=to).new is True
-    assert pull(str(mine), nf4=True, to=to).new is False
+    for spelt in (mine, f"{mine}/", tmp_path / "own" / ".." / "mine"):
+        assert pull(str(spelt), nf4=True, to=to).new is False
     for name in (REPO, "demo"):
         assert f"holds {mine}, and not" in said(
             lambda n=name: pull(n, nf4=True, to=to),  # type: ignore[misc]  # a lambda's default has no type

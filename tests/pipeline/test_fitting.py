@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from tokenreduce.bytesizes import shown
+from tokenreduce.cache.store import Cache
 from tokenreduce.demo import clips
-from tokenreduce.errors import CapacityError
+from tokenreduce.errors import CapacityError, InputError, SettingError
 from tokenreduce.events import Event, Started, Warned
 from tokenreduce.fitting import SHARE, fitted
 from tokenreduce.footprint import DRIVER_BYTES
@@ -28,6 +29,7 @@ from tokenreduce.opening import Wanted
 from tokenreduce.pipeline import answer
 from tokenreduce.plan import Overrides, Plan, of_video, settle
 from tokenreduce.preset import load_preset
+from tokenreduce.result import Answer
 from tokenreduce.room import LATER_BYTES, NO_LIMIT, Allowed, Room, room_on, unlimited
 from tokenreduce.seen import Evidence, Need
 from tokenreduce.session import Session
@@ -196,6 +198,30 @@ def test_what_is_advised_can_be_given(preset: str, over: Overrides, flags: tuple
     assert half is not None
     assert half.plan.frames == plan.frames // 2
     assert entering(half.plan) < entering(plan)
+
+
+def test_what_would_change_nothing_is_not_advised() -> None:
+    this, over = asked("none"), Overrides()
+    one = replace(over, frames=1)
+    assert Knobs(one, this.plan(one)).halves(this.plan) == ()
+    mean = Overrides(frames=4, mean_budget=50_000)  # more than there are
+    plan = this.plan(mean)
+    assert Knobs(mean, plan).tokens == entering(plan)
+    half = halved(plan, mean, this.plan)
+    assert half is not None
+    assert half.over.mean_budget == entering(plan) // 2
+    kept = Overrides(frames=4, keep=0.5)
+    tokens, frames = Knobs(kept, asked().plan(kept)).halves(asked().plan)
+    assert tokens.endswith(" (instead of --keep)")
+    assert frames == "--frames 2"
+
+
+def test_a_lower_mean_budget_is_told() -> None:
+    this, over = asked(), Overrides(frames=256, mean_budget=9000)
+    whole = this.takes(this.plan(over), 4)
+    fit = fitted(this, over, Room(int(whole.peak_bytes * 0.97), "less"), lower=True)
+    assert fit.over.mean_budget is not None
+    assert f"a mean budget of 9,000 -> {fit.over.mean_budget:,}" in fit.changed
 
 
 def test_half_a_frame_cannot_be_asked_for() -> None:
@@ -432,6 +458,56 @@ def test_after_a_step_down_other_settings_are_new(demo: VideoModel, clip: Path) 
         third = session.ask("What colour is the star?")
     assert (third.frames.requested, third.frames.batch) == (6, 2)
     assert len(third.fitted.changed) == 1
+
+
+def test_a_limit_that_is_not_known_is_told_once(demo: VideoModel, clip: Path) -> None:
+    told: list[str] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Warned):
+            told.append(event.message)
+
+    wanted = Wanted(clip, over=Overrides(frames=4, start=100))
+    with Session(wanted, model=demo, allowed=Allowed(fit=True), watch=watch) as session:
+        for _ in range(2):
+            with pytest.raises((InputError, SettingError)):
+                session.ask("What?")
+    assert len(told) == 1
+    assert told[0].startswith("--fit: how much memory")
+
+
+def test_weights_that_do_not_fit_are_no_matter_of_the_video(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        try:
+            raise torch.OutOfMemoryError("out of memory")
+        except torch.OutOfMemoryError as error:
+            raise CapacityError("the weights are too much") from error
+
+    monkeypatch.setattr("tokenreduce.occupant.load", full)
+    with Session(Wanted(clip), model="demo", allowed=Allowed(fit=True)) as session:
+        with pytest.raises(CapacityError, match=r"^the weights are too much$"):
+            session.ask("What?")
+        assert session.fitted.changed == ()
+
+
+def test_what_is_made_to_fit_is_kept_where_it_is_looked_for(
+    demo: VideoModel, clip: Path, tmp_path: Path
+) -> None:
+    """The same settings, asked for or arrived at, share the cache."""
+    roomy, _ = ask(demo, clip, vram=1)
+    limit = Allowed(roomy.fitted.predicted * 99 // 100, fit=True)
+    cache = Cache(tmp_path)
+
+    def first_of(wanted: Wanted, allowed: Allowed) -> tuple[Answer, Overrides]:
+        with Session(wanted, model="demo", cache=cache, allowed=allowed) as session:
+            return session.ask("What colour is the star?"), session.over
+
+    made, over = first_of(Wanted(clip, over=Overrides(frames=16)), limit)
+    assert made.fitted.changed
+    again, _ = first_of(Wanted(clip, over=over), NO_LIMIT)
+    assert (made.frames.source, again.frames.source) == ("decoded", "cache")
 
 
 def test_where_half_cannot_be_it_is_refused_with_what_is_left(demo: VideoModel, clip: Path) -> None:

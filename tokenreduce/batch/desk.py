@@ -204,7 +204,7 @@ class Desk:
         """None where the file could not even be opened, or half of it cannot be asked for."""
         if held.session.plan is None:
             return None
-        return smaller(self._recipe.over, held.session.planned)
+        return smaller(held.session.over, held.session.planned)
 
     def _renew(self, held: _Held, over: Overrides | None = None) -> None:
         """The task's video is prepared again, in the thread that asks."""

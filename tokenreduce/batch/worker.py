@@ -94,6 +94,7 @@ def serve(setup: Setup, inbox: Inbox, tell: Callable[[Message], None]) -> None:
     from tokenreduce.memory import sufficient
     from tokenreduce.models.device_check import slow_attention
     from tokenreduce.models.load import load
+    from tokenreduce.room import unlimited
 
     if setup.threads is not None:
         import torch
@@ -116,8 +117,11 @@ def serve(setup: Setup, inbox: Inbox, tell: Callable[[Message], None]) -> None:
     except TokenReduceError as error:
         tell(Died(setup.worker, one_line(error), type(error).__name__))
         return
-    slow = slow_attention(model.device, model.dtype)
-    told = () if slow is None else (slow,)
+    notes = (
+        slow_attention(model.device, model.dtype),
+        unlimited(model.device, setup.recipe.allowed),
+    )
+    told = tuple(note for note in notes if note is not None)
     tell(Ready(setup.worker, str(model.device), time.perf_counter() - began, told=told))
     with Desk(setup.recipe, model, setup.worker, inbox, tell) as desk:
         desk.work()

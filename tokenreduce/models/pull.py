@@ -159,7 +159,7 @@ def _holds(to: Path, source: Source) -> bool:
         if made.model != source.hub_id:
             return False
         return made.of_hub(source.hub_id, source.revision, _commit_now(source))
-    if made.model != source.name or source.folder is None:
+    if source.folder is None or os.path.realpath(made.model) != os.path.realpath(source.folder):
         return False
     folder = complete(source.folder, source.name)
     before, now = read_json(to / CONFIG, str(to)), read_json(folder / CONFIG, source.name)
