@@ -77,6 +77,6 @@ def room_for(where: Placement, vram: int | Literal["auto"] | None) -> Room | Non
     if vram == "auto":
         why = "there is no card here"
         if where.device.type != "cuda":
-            why = f"how much memory there is for {where.device} is not known"
+            why = f"nothing limits the memory on {where.device}"
         raise CapacityError(f"--vram auto: {why}; give a size such as 12GiB")
     return None

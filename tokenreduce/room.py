@@ -62,7 +62,7 @@ def unlimited(device: torch.device, allowed: Allowed) -> str | None:
         return None
     asked = "--fit" if allowed.vram is None else "--vram auto"
     return (
-        f"{asked}: how much memory there is for {device} is not known, so nothing is made to fit "
+        f"{asked}: nothing limits the memory on {device}, so nothing is made to fit "
         "beforehand; give a size, such as --vram 8GiB"
     )
 

@@ -46,7 +46,7 @@ def test_a_limit_that_is_not_known_is_told() -> None:
     (ready,) = served("demo", Allowed("auto"))
     assert isinstance(ready, m.Ready)
     (told,) = ready.told
-    assert told.startswith("--vram auto: how much memory")
+    assert told.startswith("--vram auto: nothing limits the memory")
 
 
 def test_a_model_that_cannot_be_loaded_is_the_last_word(

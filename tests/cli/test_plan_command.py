@@ -150,7 +150,11 @@ def test_pictures_are_planned_for(run: Run, tmp_path: Path) -> None:
     [
         (["absent.mp4"], 2, "absent.mp4: no such file"),
         (["{video}", "--vram", "12 bananas"], 2, "--vram is '12 bananas'; it must be auto or a"),
-        (["{video}", "--vram", "auto", "--device", "cpu"], 5, "--vram auto: how much memory"),
+        (
+            ["{video}", "--vram", "auto", "--device", "cpu"],
+            5,
+            "--vram auto: nothing limits the memory",
+        ),
         (["{video}", "--model", "llava-vdieo-7b"], 2, "no model is called 'llava-vdieo-7b'"),
         (["{video}", "--model", "no/body", "--offline"], 2, "and offline mode is set; run `tok"),
         (["{video}", "-p", "fats"], 2, "no preset 'fats'"),

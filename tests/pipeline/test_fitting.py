@@ -473,7 +473,7 @@ def test_a_limit_that_is_not_known_is_told_once(demo: VideoModel, clip: Path) ->
             with pytest.raises((InputError, SettingError)):
                 session.ask("What?")
     assert len(told) == 1
-    assert told[0].startswith("--fit: how much memory")
+    assert told[0].startswith("--fit: nothing limits the memory")
 
 
 def test_weights_that_do_not_fit_are_no_matter_of_the_video(
