@@ -159,7 +159,10 @@ def _holds(to: Path, source: Source) -> bool:
         if made.model != source.hub_id:
             return False
         return made.of_hub(source.hub_id, source.revision, _commit_now(source))
-    if source.folder is None or os.path.realpath(made.model) != os.path.realpath(source.folder):
+    if source.folder is None:
+        return False
+    spelt_otherwise = os.path.realpath(made.model) == os.path.realpath(source.folder)
+    if made.model != source.name and not spelt_otherwise:
         return False
     folder = complete(source.folder, source.name)
     before, now = read_json(to / CONFIG, str(to)), read_json(folder / CONFIG, source.name)
