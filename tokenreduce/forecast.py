@@ -24,12 +24,13 @@ from tokenreduce.models.base import Prune
 from tokenreduce.models.placement import Placement
 from tokenreduce.models.spec import ModelSpec
 from tokenreduce.opening import Wanted
-from tokenreduce.plan import Overrides, Plan, check_context
+from tokenreduce.plan import Overrides, Plan
 from tokenreduce.preset import Preset
 from tokenreduce.result import Flops
 from tokenreduce.room import Room
 from tokenreduce.sizing import Asked
 from tokenreduce.subject import Subject
+from tokenreduce.window import check_context
 from tokenreduce.work import Cost
 
 

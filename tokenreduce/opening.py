@@ -16,13 +16,14 @@ from tokenreduce.clock import Clock
 from tokenreduce.errors import InputError
 from tokenreduce.models.base import Sampling
 from tokenreduce.models.spec import ModelSpec
-from tokenreduce.plan import Overrides, Plan, check_context, of_video, settle
+from tokenreduce.plan import Overrides, Plan, of_video, settle
 from tokenreduce.preset import Preset, load_preset
 from tokenreduce.remember import Found, Shelf, family_of
 from tokenreduce.subject import FilePath, Footage, Stills, Subject, probed, read_stills, told_apart
 from tokenreduce.subtitles import read as read_subtitles
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.inputs import shown
+from tokenreduce.window import check_context
 
 EMBEDDED = "embedded"
 """As the subtitles: the video's own text track."""

@@ -28,7 +28,6 @@ from tokenreduce.video.repeats import AUTO
 __all__ = [
     "Overrides",
     "Plan",
-    "check_context",
     "check_question",
     "native",
     "of_video",
@@ -236,26 +235,3 @@ def _reachable(plan: Plan, spec: ModelSpec, laid: Sequence[Layout]) -> None:
 def native(multiple: Fraction, spec: ModelSpec) -> int:
     """A multiple of the model's native frame count, at least one frame."""
     return max(1, round(multiple * spec.native_frames))
-
-
-def check_context(plan: Plan, spec: ModelSpec, text: int, raw: int | None = None) -> None:
-    """Raises SettingError where visual, text and answer tokens exceed the context window.
-
-    text  tokens of the prompt that are not visual, as far as they are known (0 before loading)
-    raw   visual tokens there will be, where that is known better than from the plan
-    """
-    raw = plan.raw if raw is None else raw
-    visual = min(plan.budget_for(raw), raw)
-    fits = spec.text.context - text - plan.sampling.max_new_tokens
-    if visual <= fits:
-        return
-    if fits < 1:
-        advice = f"the text alone is too long: ask less, look at {plan.less}, or --no-time-text"
-    elif text == 0:  # not counted yet: no number would be the right one
-        advice = f"set a smaller --budget or {plan.less}, and leave room for the question"
-    else:
-        advice = f"the largest budget that fits is {fits} (--budget {fits})"
-    raise SettingError(
-        f"{visual} visual + {text} text + up to {plan.sampling.max_new_tokens} answer tokens "
-        f"exceed the {spec.text.context} that {spec.name} can hold: {advice}"
-    )

@@ -13,11 +13,12 @@ from tokenreduce.captions import Line
 from tokenreduce.clock import Clock
 from tokenreduce.models.base import Stem, VideoModel, never
 from tokenreduce.models.chat import time_text as time_sentence
-from tokenreduce.plan import Plan, check_context
+from tokenreduce.plan import Plan
 from tokenreduce.result import Answer, TextTokens
 from tokenreduce.subject import Footage, Subject
 from tokenreduce.subtitles import told
 from tokenreduce.viewing import Viewed
+from tokenreduce.window import check_context
 
 HISTORY_TOKENS = 1024
 """Of earlier questions and answers that are told again; the oldest are left out first."""

@@ -20,7 +20,7 @@ from tokenreduce.making_room import Maker
 from tokenreduce.models.base import Stem, VideoModel, never
 from tokenreduce.occupant import Occupant, Placing
 from tokenreduce.opening import Opened, Wanted
-from tokenreduce.plan import Overrides, Plan, check_context, check_question
+from tokenreduce.plan import Overrides, Plan, check_question
 from tokenreduce.preset import Preset
 from tokenreduce.replying import Turn, asked, foreseen, words
 from tokenreduce.result import Answer, Fitted
@@ -33,6 +33,7 @@ from tokenreduce.video.decoder import Decoder
 from tokenreduce.video.types import Limits
 from tokenreduce.viewing import Viewed, see
 from tokenreduce.watching import tell
+from tokenreduce.window import check_context
 
 _TOO_SMALL = (
     "the device's memory does not suffice for this: set a smaller --budget, fewer --frames, or "

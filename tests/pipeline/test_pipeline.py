@@ -166,6 +166,12 @@ def refused() -> Iterator[object]:
         "largest budget that fits",
         id="context",
     )
+    yield pytest.param(
+        {"preset": "none", "frames": 8, "max_new_tokens": 7800},
+        SettingError,
+        r"can hold: --frames \d fits, or choose another preset",
+        id="context, whole",
+    )
 
 
 @pytest.mark.parametrize(("options", "error", "says"), [*refused()])

@@ -16,10 +16,11 @@ from tokenreduce.errors import InputError
 from tokenreduce.models.base import Sampling, VideoModel
 from tokenreduce.models.load import load
 from tokenreduce.pipeline import reply
-from tokenreduce.plan import Overrides, Plan, check_context, settle
+from tokenreduce.plan import Overrides, Plan, settle
 from tokenreduce.preset import Preset, load_preset
 from tokenreduce.video.decoder import Decoder
 from tokenreduce.viewing import view
+from tokenreduce.window import check_context
 
 MAX_ANSWER_TOKENS = 12
 
