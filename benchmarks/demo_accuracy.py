@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import asking, record
 from benchmarks.asking import Asking, Cell, by_cell
+from tokenreduce.budget import NewlineKeep
 from tokenreduce.demo import questions
 from tokenreduce.demo.score import Row, share
 from tokenreduce.methods import METHODS
@@ -43,7 +44,7 @@ class Setting:
     keep: Fraction = FULL
     budget: int | None = None
     at_llm: tuple[str, str, tuple[Fraction, ...]] | None = None
-    newlines: str = "share"
+    newlines: NewlineKeep = "share"
     crf: int = 23
     time_text: bool = True
     clips: int | None = None  # at most so many, where a curve needs fewer
@@ -70,7 +71,8 @@ def settings() -> Iterator[Setting]:
         yield Setting(f"full-16-{prune}-early", 16, at_llm=(prune, *EARLY))
     for frames in (16, 32, 64):
         yield Setting(f"budget-336-of-{frames}", frames, "aim-merge", budget=336)
-    for newlines in ("frame", "none"):
+    others: tuple[NewlineKeep, ...] = ("frame", "none")
+    for newlines in others:
         for keep in (quarter, Fraction(1, 9)):
             yield Setting(
                 f"newlines-{newlines}-{float(keep):.3f}", 16, "aim-merge", keep, newlines=newlines
@@ -115,7 +117,7 @@ def cell(setting: Setting) -> Cell:
         summary="a setting of benchmarks/demo_accuracy.py",
         video=VideoSettings(FULL),
         keep=setting.keep,
-        newlines=setting.newlines,  # type: ignore[arg-type]  # one of NewlineKeep, from above
+        newlines=setting.newlines,
         stage=tuple(stages),
     )
     over = Overrides(budget=setting.budget, frames=setting.frames, time_text=setting.time_text)

@@ -289,7 +289,7 @@ def test_where_memory_does_not_suffice_it_is_tried_alone_then_halved_once(bench:
     assert [(over.frames, over.budget) for over in seen] == [(12, 100), (12, 100), (6, 50), (6, 50)]
     first, second = bench.replies[:2]
     assert first.stepped_down == second.stepped_down == SteppedDown(6, 50)
-    assert first.answer is not None
+    assert first.answer == {"question": "Q?", "answer": "at last"}
     assert bench.replies[2].stepped_down is None
 
 
@@ -322,7 +322,7 @@ def test_halved_once_and_no_more(bench: Bench) -> None:
     for reply in bench.replies:
         assert reply.failure is not None
         assert reply.failure.kind == "CapacityError"
-        assert reply.stepped_down is not None
+        assert reply.stepped_down == SteppedDown(16, 168)  # of 32 frames, a quarter kept
 
 
 def test_a_device_that_is_of_no_use_any_more_ends_the_worker(bench: Bench) -> None:

@@ -428,25 +428,22 @@ def test_a_second_interrupt_drops_what_is_on_the_way(desk: Desk) -> None:
     desk.files("1.mp4", "hangs.mp4")
 
     calls: list[int] = []
-    original = StubPool.next
+    pool = StubPool(hang_at("hangs.mp4"))
+    heard = pool.next
 
-    def impatient(self: Any, seconds: float) -> Any:
-        told = original(self, seconds)
+    def impatient(seconds: float) -> Any:
+        told = heard(seconds)
         if told is None and desk.of(Recorded) and len(calls) < 2:
-            calls.append(desk.driver.interrupt())  # type: ignore[attr-defined]  # set below
+            calls.append(driver.interrupt())
         return told
 
-    class Impatient(StubPool):  # type: ignore[misc,valid-type]  # read from a file
-        next = impatient
-
-    pool = Impatient(hang_at("hangs.mp4"))
+    pool.next = impatient
     with (
         Ledger.create(ledger_of(desk.output)) as ledger,
         Projection(desk.output, ledger) as projection,
         Feed(desk.jobs(["1.mp4", "hangs.mp4"]), ledger) as feed,
     ):
         driver = Driver(ledger, projection, Owing(ledger, DIGEST), pool, watch=desk.seen.append)
-        desk.driver = driver  # type: ignore[attr-defined]  # for the pool above
         outcome = driver.run(feed)
     assert calls == [1, 2]
     assert (outcome.answered, outcome.stopped) == (1, "interrupted")

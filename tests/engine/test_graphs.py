@@ -133,7 +133,7 @@ def test_graphs_give_the_tokens_of_stock_in_float32(
     split_attention = pytest.importorskip(
         "tokenreduce.engine.split_attention", exc_type=ImportError
     )
-    split_attention.tried.cache_clear()
+    split_attention.proven.forget()
     model = copy.deepcopy(paired("qwen2", head_dim=16).hosted).to(CUDA)
     prompt = placed(make_prompt(700, range(6, 690)), torch.float32)
     for sampling in (Sampling(200), Sampling(200, 1.5, 7)):
@@ -142,7 +142,7 @@ def test_graphs_give_the_tokens_of_stock_in_float32(
         assert replayed.text == stock.text
         assert (replayed.decoding.road, replayed.decoding.recordings) == ("graphs", 2)
         assert replayed.decoding.because == ""
-    assert split_attention.tried.cache_info().hits > 0
+    assert split_attention.proven.remembered > 0
 
 
 @pytest.mark.gpu

@@ -163,13 +163,14 @@ def test_the_kernels_compile_for_a_gpu(
     from triton.compiler import ASTSource
 
     from tokenreduce import importance_kernel as kernels
+    from tokenreduce import importance_programs as programs
 
     pointers = {"q": "*bf16", "k": "*bf16"}
     pointers |= dict.fromkeys(("reach", "peak", "inverse"), "*fp32")
     every = {"TILE": 128, "WIDTH": 128, "WIDEN": False}
     for kernel, own in (
-        (kernels._statistics, {"SPAN": 64}),
-        (kernels._step, {"ITERATIONS": 5, "STEPS": 8, "SPAN": 32, "PART": 64}),
+        (programs.statistics, {"SPAN": 64}),
+        (programs.step, {"ITERATIONS": 5, "STEPS": 8, "SPAN": 32, "PART": 64}),
     ):
         sizes = every | own
         types = pointers | dict.fromkeys(("sharp", "damping"), "fp32")
@@ -283,13 +284,13 @@ def test_kernels_are_proven_against_the_plain_form_before_they_are_used(
     drawn = attention_of(1, 4, 2, 8, 32, torch.bfloat16)
     plain = module.importance_plain
     monkeypatch.setattr(module, "importance_fused", lambda given: plain(given) * (1 + wrong))
-    kernels.tried.cache_clear()
+    kernels.proven.forget()
     if wrong:
         with pytest.raises(RuntimeError, match="wrong numbers on cpu"):
             module._prove(drawn)
     else:
         module._prove(drawn)
-    kernels.tried.cache_clear()
+    kernels.proven.forget()
 
 
 @needs_triton
@@ -305,14 +306,14 @@ def test_what_does_not_compile_is_tried_once(
         raise tries[-1]
 
     monkeypatch.setattr(module, "importance_fused", fail)
-    kernels.tried.cache_clear()
+    kernels.proven.forget()
     with pytest.raises(torch.OutOfMemoryError):
         kernels.proven(*sizes)
     for _ in range(3):
         with pytest.raises(RuntimeError, match=r"^ValueError: no compiler$"):
             kernels.proven(*sizes)
     assert len(tries) == 2
-    kernels.tried.cache_clear()
+    kernels.proven.forget()
 
 
 @needs_triton

@@ -94,14 +94,14 @@ def test_the_kernels_are_proven_before_they_are_used(
         return exact(q, keys, values, mask, scale).to(q.dtype) + wrong
 
     monkeypatch.setattr(split_attention, "attend", attend)
-    split_attention.tried.cache_clear()
+    split_attention.proven.forget()
     given = drawn("less than a chunk", torch.bfloat16)
     if wrong:
         with pytest.raises(RuntimeError, match="wrong numbers on cpu"):
             split_attention.attend_proven(*given, 0.3)
     else:
         assert split_attention.attend_proven(*given, 0.3).shape == (1, 1, 4, 32)
-    split_attention.tried.cache_clear()
+    split_attention.proven.forget()
 
 
 def test_what_does_not_compile_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_what_does_not_compile_is_tried_once(monkeypatch: pytest.MonkeyPatch) ->
         raise tries[-1]
 
     monkeypatch.setattr(split_attention, "attend", attend)
-    split_attention.tried.cache_clear()
+    split_attention.proven.forget()
     given = drawn("less than a chunk", torch.bfloat16)
     with pytest.raises(torch.OutOfMemoryError):
         split_attention.attend_proven(*given, 0.3)
@@ -121,7 +121,7 @@ def test_what_does_not_compile_is_tried_once(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(RuntimeError, match=r"^ValueError: no compiler$"):
             split_attention.attend_proven(*given, 0.3)
     assert len(tries) == 2
-    split_attention.tried.cache_clear()
+    split_attention.proven.forget()
 
 
 def test_what_has_no_kernel_is_refused() -> None:

@@ -10,7 +10,6 @@ Needs triton when it is imported; knows no cache and not when it pays.
 
 from __future__ import annotations
 
-from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokenreduce.trial import Outcome, outcome, told
+from tokenreduce.trial import tried_once
 
 WIDTHS = (16, 32, 64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -80,24 +79,13 @@ def attend_proven(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: 
     return attend(q, keys, values, mask, scale)
 
 
+@tried_once
 def proven(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, width: int) -> bool:
     """Whether `attend` and SDPA agree over 704 keys that were drawn, some of them masked.
 
     Triton compiles another kernel for lengths that 16 divides: all are, of a cache of slots. Raises
-    RuntimeError where it cannot compile or launch, after the first time without trying.
+    RuntimeError where it cannot compile or launch.
     """
-    return told(tried(device, dtype, heads, kv_heads, width))
-
-
-@cache
-def tried(
-    device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, width: int
-) -> Outcome:
-    """`proven`, once for each device in a process."""
-    return outcome(partial(_agree, device, dtype, heads, kv_heads, width))
-
-
-def _agree(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, width: int) -> bool:
     dice = torch.Generator(device).manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
