@@ -72,7 +72,7 @@ class Course:
             return None
         model = self._model.loaded
         batch = 1 if model is None else batch_size(in_batches(model, self._batch))
-        return self._maker.stepped(self.wanted, self._plan_of(self._opened), batch, self.planned)
+        return self._maker.stepped(self.wanted, batch, self.planned)
 
     def take(self, less: Made) -> None:
         """What `less` gave, from now on."""
@@ -82,20 +82,14 @@ class Course:
             memory.free_device(self._model.loaded.device)
 
     def advice(self) -> str:
-        """What to do where the memory did not suffice for what is opened."""
-        if self._opened is None:
-            raise ValueError("the file is not opened yet")
+        """What to do where the memory did not suffice for what is opened. ValueError before."""
         model = self._model.loaded
         return advice(
-            self._plan_of(self._opened),
             self.wanted.over,
             self.planned,
             quantized=model is not None and model.quantize == "nf4",
             may_fit=not self._maker.allowed.fit,
         )
-
-    def _plan_of(self, about: Opened) -> Plan:
-        return bounded(about.plan, self._model.spec())
 
     def change(self, preset: str | Preset | None, over: Overrides | None) -> None:
         """Another preset or other settings from now on. Raises as `open`, and leaves all as it

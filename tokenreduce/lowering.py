@@ -97,9 +97,10 @@ class Half:
     plan: Plan
 
 
-def halved(plan: Plan, over: Overrides, planned: Planned) -> Half | None:
-    """Half of the tokens and of the frames of `plan`, at least 1 of each. None where settings that
-    lead to less cannot be."""
+def halved(over: Overrides, planned: Planned) -> Half | None:
+    """Half of the tokens and of the frames that `over` leads to, at least 1 of each. None where
+    settings that lead to less cannot be."""
+    plan = planned(over)
     knobs = Knobs(over, plan)
     made = knobs.with_frames(over, max(1, plan.frames // 2))
     made = knobs.with_tokens(made, max(1, knobs.tokens // 2))

@@ -47,10 +47,10 @@ class Maker:
     many: bool = False
     beside: int = 0
 
-    def stepped(self, wanted: Wanted, plan: Plan, batch: int, planned: Planned) -> Made | None:
-        """Half of everything, once memory did not suffice for `plan` in batches of `batch`. None
+    def stepped(self, wanted: Wanted, batch: int, planned: Planned) -> Made | None:
+        """Half of everything, once memory did not suffice for `wanted` in batches of `batch`. None
         where half cannot be."""
-        half = halved(plan, wanted.over, planned)
+        half = halved(wanted.over, planned)
         if half is None:
             return None
         then, over = half.plan, half.over
@@ -70,13 +70,14 @@ class Maker:
         return Made(replace(wanted, over=fit.over), fit.batch, told)
 
 
-def advice(plan: Plan, over: Overrides, planned: Planned, *, quantized: bool, may_fit: bool) -> str:
-    """What to do where the memory did not suffice for `plan`. quantized: the model is in NF4, as
-    small as it gets; may_fit: --fit was not given."""
+def advice(over: Overrides, planned: Planned, *, quantized: bool, may_fit: bool) -> str:
+    """What to do where the memory did not suffice for what `over` leads to. quantized: the model is
+    in NF4, as small as it gets; may_fit: --fit was not given."""
+    plan = planned(over)
     halves = Knobs(over, plan).halves(planned)
     told = [f"set {' or '.join(halves)}"] if halves else []
     told += [] if quantized else ["use --quantize nf4"]
-    choose = may_fit and halved(plan, over, planned) is not None
+    choose = may_fit and halved(over, planned) is not None
     told += ["let --fit choose" if choose else "use a smaller --model or a larger device"]
     return (
         f"the device's memory does not suffice for {plan.frames:,} {plan.what} and "

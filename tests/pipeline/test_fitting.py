@@ -161,7 +161,7 @@ def test_where_nothing_fits_the_weights_are_named(lower: bool) -> None:
 def test_halves() -> None:
     this, over = asked(), Overrides(frames=10)
     plan = this.plan(over)
-    half = halved(plan, over, this.plan)
+    half = halved(over, this.plan)
     assert half is not None
     assert (half.over.frames, half.over.budget) == (5, entering(plan) // 2)
     assert (half.plan.frames, entering(half.plan)) == (5, entering(plan) // 2)
@@ -194,7 +194,7 @@ def test_what_is_advised_can_be_given(preset: str, over: Overrides, flags: tuple
         setting: dict[str, Any] = {name: int(count)}
         then = this.plan(replace(over, **setting))
         assert then.frames < plan.frames or entering(then) < entering(plan) or "mean" in flag
-    half = halved(plan, over, this.plan)
+    half = halved(over, this.plan)
     assert half is not None
     assert half.plan.frames == plan.frames // 2
     assert entering(half.plan) < entering(plan)
@@ -207,7 +207,7 @@ def test_what_would_change_nothing_is_not_advised() -> None:
     mean = Overrides(frames=4, mean_budget=50_000)  # more than there are
     plan = this.plan(mean)
     assert Knobs(mean, plan).tokens == entering(plan)
-    half = halved(plan, mean, this.plan)
+    half = halved(mean, this.plan)
     assert half is not None
     assert half.over.mean_budget == entering(plan) // 2
     kept = Overrides(frames=4, keep=0.5)
@@ -227,7 +227,7 @@ def test_a_lower_mean_budget_is_told() -> None:
 def test_half_a_frame_cannot_be_asked_for() -> None:
     this, over = asked(), Overrides(method="fewer-frames", budget=300)
     assert this.plan(over).frames == 1
-    assert halved(this.plan(over), over, this.plan) is None
+    assert halved(over, this.plan) is None
     assert Knobs(over, this.plan(over)).halves(this.plan) == ()
 
 

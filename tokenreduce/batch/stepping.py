@@ -11,7 +11,7 @@ from tokenreduce.sizing import entering
 def smaller(over: Overrides, planned: Planned) -> tuple[Overrides, SteppedDown] | None:
     """The settings that make half of what `over` does, at least 1 of each, and what they make.
     None where half cannot be asked for."""
-    half = halved(planned(over), over, planned)
+    half = halved(over, planned)
     if half is None:
         return None
     return half.over, SteppedDown(half.plan.frames, entering(half.plan))
